@@ -1,0 +1,40 @@
+"""`posttrain run`."""
+
+import argparse
+import time
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, such as recipes/quickstart.yaml")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting: scale=smoke, seed=2, stages.sft.learning_rate=1e-5; may be repeated",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the stages, what is done and what would run")
+    parser.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, nothing else")
+    parser.add_argument("--runs", default="runs", metavar="DIR", help="where artifacts are kept (default: runs)")
+
+
+def execute(args: argparse.Namespace) -> int:
+    from posttrain.recipe.load import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.dry_run:
+        from posttrain.cli.plan import describe_plan
+        from posttrain.pipeline.runner import plan_recipe
+
+        nodes, _ = plan_recipe(recipe, runs=args.runs, until=args.until)
+        print(describe_plan(recipe, nodes))
+        return 0
+    from posttrain.cli.plan import describe_result
+    from posttrain.pipeline.runner import run_recipe
+
+    print(f"recipe {recipe.name}, seed {recipe.seed}, scale {recipe.scale}", flush=True)
+    began = time.monotonic()
+    result = run_recipe(recipe, runs=args.runs, until=args.until)
+    print(describe_result(result, time.monotonic() - began))
+    return 0

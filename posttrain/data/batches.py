@@ -1,0 +1,58 @@
+"""Rows into an order, rows into micro-batches, a micro-batch into tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from posttrain.data.mixing import keyed_order
+from posttrain.data.tokenize import Tokenized
+from posttrain.errors import PosttrainError
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Rows padded on the right: ``input_ids_BT`` and ``attention_mask_BT`` long, ``trained_BT`` bool."""
+
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    trained_BT: torch.Tensor
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """A fresh shuffle of ``range(count)`` for each (seed, epoch), the same on any machine."""
+    return keyed_order(map(str, range(count)), seed, f"epoch {epoch}")
+
+
+def micro_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[int]]:
+    """Groups of indices of like length, each of at most ``max_padded_tokens`` (rows × longest row), none empty.
+
+    Every index stands in exactly one group. Raises PosttrainError for a row that is longer than the budget alone.
+    """
+    by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    if by_length and lengths[by_length[-1]] > max_padded_tokens:
+        raise PosttrainError(
+            f"a row of {lengths[by_length[-1]]} tokens does not fit a micro-batch of {max_padded_tokens}: "
+            "raise micro_batch_tokens or lower max_tokens in the recipe."
+        )
+    groups: list[list[int]] = []
+    for index in by_length:
+        # Ascending, so the row that comes last is the longest of its group.
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= max_padded_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def pad_batch(rows: Sequence[Tokenized], pad_id: int) -> PaddedBatch:
+    """Tensors of shape (rows, longest row); padding is neither attended to nor trained."""
+    shape = (len(rows), max(map(len, rows)))
+    input_ids_BT = torch.full(shape, pad_id, dtype=torch.long)
+    attention_mask_BT = torch.zeros(shape, dtype=torch.long)
+    trained_BT = torch.zeros(shape, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        input_ids_BT[b, : len(row)] = torch.from_numpy(row.input_ids)
+        attention_mask_BT[b, : len(row)] = 1
+        trained_BT[b, : len(row)] = torch.from_numpy(row.trained)
+    return PaddedBatch(input_ids_BT, attention_mask_BT, trained_BT)

@@ -1,0 +1,96 @@
+"""Where the rows of a mixture's part come from: a local file or folder, or a dataset of the Hugging Face hub."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from posttrain.artifacts.hashing import digest_file
+from posttrain.artifacts.hub import looks_like_hub_id, resolve_commit
+from posttrain.data.columns import RowKind
+from posttrain.data.readers import SUFFIXES, Record, read_rows, rows_from_records
+from posttrain.data.rejects import Rejects
+from posttrain.data.rows import Row
+from posttrain.errors import PosttrainError
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """One file. ``name`` is what the recipe calls it: a path, a stage, or the hub id that the file stands for."""
+
+    name: str
+    path: Path
+
+    def rows(self, kind: RowKind, *, rejects: Rejects | None, limit: int | None) -> Iterator[Row]:
+        # Not the full path: the same input must leave the same rejected.jsonl on any machine.
+        place = self.name if self.name.endswith(self.path.name) else f"{self.name} ({self.path.name})"
+        return read_rows(self.path, kind, rejected=rejects, limit=limit, source=self.name, place=place)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the rows hang on: in the manifest, so that the same rows can be had again."""
+        return {"file": self.path.name, "sha256": digest_file(self.path)}
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of a hub dataset at one commit."""
+
+    name: str
+    split: str
+    commit: str
+
+    def rows(self, kind: RowKind, *, rejects: Rejects | None, limit: int | None) -> Iterator[Row]:
+        place = f"{self.name}@{self.commit[:12]}/{self.split}"
+        return rows_from_records(islice(self._records(), limit), kind, place=place, rejects=rejects, source=self.name)
+
+    def _records(self) -> Iterator[Record]:
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(self.name, revision=self.commit, split=self.split, streaming=True)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise PosttrainError(f"{self.name} at {self.commit}, split {self.split}: {error}") from error
+        return enumerate(rows, start=1)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        return {"hub": self.name, "commit": self.commit, "split": self.split}
+
+
+def find_source(
+    reference: str | Path,
+    *,
+    hub_mirror: Mapping[str, str],
+    revision: str | None = None,
+    split: str = "train",
+    name: str | None = None,
+) -> LocalSource | HubSource:
+    """The source behind a mirrored hub id, a local path (always, if it is a Path) or a hub id, in that order.
+
+    A folder stands for the file ``data`` or ``SPLIT`` in it, with any suffix that is read. ``name`` is what the recipe
+    calls it, if that is not the reference. Raises PosttrainError where there is no such file, or the hub cannot be
+    asked.
+    """
+    if isinstance(reference, Path):
+        return LocalSource(name or str(reference), _file(reference, split, name or str(reference)))
+    name = name or reference
+    if reference in hub_mirror:
+        return LocalSource(name, _file(Path(hub_mirror[reference]).expanduser(), split, f"hub_mirror of {name}"))
+    path = Path(reference).expanduser()
+    if path.exists() or not looks_like_hub_id(reference):
+        return LocalSource(name, _file(path, split, name))
+    _, commit = resolve_commit(reference, revision, prefer="dataset")
+    return HubSource(reference, split, commit)
+
+
+def _file(path: Path, split: str, name: str) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise PosttrainError(f"{name}: no file or folder {path}. Check the path in the recipe.")
+    for stem in ("data", split):
+        for suffix in SUFFIXES:
+            if (path / f"{stem}{suffix}").is_file():
+                return path / f"{stem}{suffix}"
+    raise PosttrainError(f"{name}: the folder {path} holds neither data nor {split} with one of {', '.join(SUFFIXES)}.")

@@ -1,0 +1,127 @@
+"""Uncertainty of scores: intervals, averages over tasks, and paired comparison of two models.
+
+Every interval is two-sided at 95 %. Scores lie in [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import comb, sqrt
+
+import numpy as np
+
+Z = 1.959963984540054  # the 97.5 % point of the normal distribution
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval and the number of instances behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of A − B on the same instances, its 95 % interval, and the interval that the bootstrap gives."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    bootstrap_low: float
+    bootstrap_high: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Instances that only A, or only B, got right, and the exact two-sided p of so uneven a split."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mean_estimate(scores: Sequence[float]) -> Estimate:
+    """Mean of independent scores with its interval: Wilson's for right-or-wrong scores, else normal, kept in [0, 1].
+
+    Wilson, E. B. (1927): it stays honest at 0 % and 100 %, where the normal interval has no width.
+    A single graded score says nothing of the spread, so its interval is [0, 1]. No score raises ValueError.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        raise ValueError("no scores: an empty task has no mean")
+    mean = float(values.mean())
+    if np.all((values == 0) | (values == 1)):
+        centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
+        return Estimate(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)), n)
+    if n == 1:
+        return Estimate(mean, 0.0, 1.0, 1)
+    half = Z * standard_error(values)
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n)
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """Sample standard deviation (n − 1) over √n. Fewer than two values raise ValueError."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        raise ValueError("a standard error needs two values")
+    return float(values.std(ddof=1) / sqrt(len(values)))
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean over tasks. Its interval is propagated from theirs, each side from that side's half widths.
+
+    low = m − √Σ(mᵢ − lᵢ)² / T (Zou and Donner 2008, "MOVER"). With normal intervals this is error propagation;
+    unlike it, a task at 0 % keeps its Wilson uncertainty. ``n`` is the sum. No estimate raises ValueError.
+    """
+    if not estimates:
+        raise ValueError("no tasks to average")
+    count = len(estimates)
+    mean = sum(e.mean for e in estimates) / count
+    below = sqrt(sum((e.mean - e.low) ** 2 for e in estimates)) / count
+    above = sqrt(sum((e.high - e.mean) ** 2 for e in estimates)) / count
+    return Estimate(mean, mean - below, mean + above, sum(e.n for e in estimates))
+
+
+def paired_difference(
+    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], *, resamples: int = 2000, seed: int = 0
+) -> Difference:
+    """Macro mean over tasks of A − B, where ``a[task][i]`` and ``b[task][i]`` score the same instance i.
+
+    The interval is normal with the exact paired standard error √Σ(sdₜ² / nₜ) / T of the instance differences; the
+    bootstrap resamples instances within each task. One task is a macro mean over one. A task of a single instance has
+    the widest interval its score allows, ±1. Unequal tasks or lengths raise ValueError.
+    """
+    if not a or set(a) != set(b):
+        raise ValueError(f"a paired comparison needs the same tasks on both sides: {sorted(a)} and {sorted(b)}")
+    rng = np.random.default_rng(seed)
+    means, variances = [], []
+    resampled = np.zeros(resamples)
+    for task in sorted(a):
+        x, y = np.asarray(a[task], dtype=np.float64), np.asarray(b[task], dtype=np.float64)
+        if len(x) != len(y) or len(x) == 0:
+            raise ValueError(f"{task}: {len(x)} and {len(y)} scores cannot be paired")
+        d = x - y
+        means.append(float(d.mean()))
+        variances.append(standard_error(d) ** 2 if len(d) > 1 else (1 / Z) ** 2)
+        # Drawing how often each distinct difference comes up is the same bootstrap, without n indices per resample.
+        levels, counts = np.unique(d, return_counts=True)
+        resampled += rng.multinomial(len(d), counts / len(d), size=resamples) @ levels / len(d)
+    mean = sum(means) / len(means)
+    half = Z * sqrt(sum(variances)) / len(means)
+    low, high = np.percentile(resampled / len(means), [2.5, 97.5])
+    return Difference(mean, mean - half, mean + half, sum(len(s) for s in a.values()), float(low), float(high))
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
+    """Exact test (McNemar 1947): of the instances that one model alone got right, is the split even?"""
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    tail = Fraction(sum(comb(n, k) for k in range(fewer + 1)), 2**n)
+    return McNemar(only_a, only_b, float(min(Fraction(1), 2 * tail)))

@@ -1,0 +1,93 @@
+"""The keys and values of every running completion, one slot each, behind transformers' cache interface."""
+
+import torch
+from transformers.cache_utils import Cache
+
+_GROWTH = 32  # positions: the room grows by half of itself and this, so that few copies are made
+
+
+class SlotCache(Cache):
+    """Keys and values per layer, shape [slots, heads, room, head dimension], filled from position 0 in every slot.
+
+    ``prefill``: the next forward runs over whole prompts; their keys and values are kept aside in ``fresh`` until
+    ``insert`` writes them into slots. ``decode``: the next forward runs over one token of each of the first B slots,
+    writes each row's key and value at its own position and attends over positions 0 .. longest. What lies beyond a
+    row's position is stale or zero and must be masked by the caller.
+    """
+
+    def __init__(self, slots: int):
+        super().__init__(layers=[])
+        self.slots = slots
+        self.room = 0
+        self.fresh: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._stored: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._rows_B: torch.Tensor | None = None
+        self._positions_B: torch.Tensor | None = None
+        self._longest = 0
+
+    def prefill(self) -> None:
+        self.fresh = []
+        self._rows_B = None
+
+    def decode(self, positions_B: torch.Tensor, longest: int) -> None:
+        """``longest``: the number of positions that the longest row will hold after this token."""
+        self._reserve(longest)
+        self._rows_B = torch.arange(len(positions_B), device=positions_B.device)
+        self._positions_B = positions_B
+        self._longest = longest
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        """Called by each attention layer with its new keys and values, [B, heads, T, head dimension]."""
+        if self._rows_B is None:
+            self.fresh.append((key_states, value_states))
+            return key_states, value_states
+        if layer_idx == len(self._stored):  # all running prompts are one token long: nothing was ever prefilled
+            self._stored.append((self._new_room(key_states), self._new_room(value_states)))
+        keys, values = self._stored[layer_idx]
+        keys[self._rows_B, :, self._positions_B] = key_states[:, :, 0]
+        values[self._rows_B, :, self._positions_B] = value_states[:, :, 0]
+        rows = len(self._rows_B)
+        return keys[:rows, :, : self._longest], values[:rows, :, : self._longest]
+
+    def insert(self, slots_S: torch.Tensor, sources_S: torch.Tensor) -> None:
+        """Copies prefilled prompt ``sources_S[i]`` into slot ``slots_S[i]``, for all layers."""
+        length = self.fresh[0][0].shape[2]
+        self._reserve(length)
+        for layer, fresh in enumerate(self.fresh):
+            if layer == len(self._stored):
+                self._stored.append((self._new_room(fresh[0]), self._new_room(fresh[1])))
+            for stored, new in zip(self._stored[layer], fresh, strict=True):
+                stored[slots_S, :, :length] = new[sources_S]
+        self.fresh = []
+
+    def copy(self, targets_S: torch.Tensor, sources_S: torch.Tensor, length: int) -> None:
+        """Copies the first ``length`` positions of slots ``sources_S`` to slots ``targets_S``."""
+        for layer in self._stored:
+            for stored in layer:
+                stored[targets_S, :, :length] = stored[sources_S, :, :length]
+
+    def _reserve(self, length: int) -> None:
+        if length <= self.room:
+            return
+        self.room = max(length, self.room + self.room // 2 + _GROWTH)
+        for layer, (keys, values) in enumerate(self._stored):
+            self._stored[layer] = (self._grown(keys), self._grown(values))
+
+    def _grown(self, stored: torch.Tensor) -> torch.Tensor:
+        grown = self._new_room(stored)
+        grown[:, :, : stored.shape[2]] = stored
+        return grown
+
+    def _new_room(self, like: torch.Tensor) -> torch.Tensor:
+        # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN would be NaN.
+        return like.new_zeros(self.slots, like.shape[1], self.room, like.shape[3])
+
+    # What transformers asks in order to build the causal mask of a prefill: nothing is there before the prompt.
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0

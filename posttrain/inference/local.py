@@ -1,0 +1,356 @@
+"""The default engine: batched sampling with a key-value cache on the learner's own module."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.errors import PosttrainError
+from posttrain.inference.attention import decoding
+from posttrain.inference.cache import SlotCache
+from posttrain.inference.draw import draw_tokens
+from posttrain.inference.protocols import Sample, SampleRequest
+from posttrain.inference.randomness import uniforms
+from posttrain.inference.slots import Slots
+from posttrain.inference.stop_strings import StopStrings
+from posttrain.models.backbone import full_precision, hidden_states
+
+# Positions (padding included) in one forward over whole prompts or sequences: enough to keep any device busy.
+_PREFILL_POSITIONS = 8192
+_SCORED_LOGITS = 2**24  # logits held at once while scoring: 64 MiB in fp32
+
+# Settings of transformers' configurations that change logits outside the head, or hide old positions: models that use
+# them would be sampled wrongly here.
+_UNSUPPORTED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class LocalSampler:
+    """A `Sampler` on a Llama-like module of transformers (rotary positions, full attention, a plain linear head).
+
+    The module is shared, not copied: new weights need no sending, only ``update_weights((), version)``. Rows are fed
+    from position 0, unpadded on the left, exactly as a learner feeds them, so the log-probabilities agree with its own
+    to rounding (1e-5 in fp32).
+
+    How it works: every slot holds one completion. A step feeds one token of every running row; finished rows are
+    refilled before the next step, and once no request is left the batch shrinks. All but the last token of a prompt
+    is prefilled, once for all of its samples; the last is fed by the first step.
+
+    ``pad_token_id`` fills prompts of one prefill on the right (it is never attended to). ``slots`` completions run at
+    once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only. ``cpu_attention``
+    False keeps the model's own attention on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        pad_token_id: int,
+        slots: int = 256,
+        context_length: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        weight_version: int = 0,
+        cpu_attention: bool = True,
+    ):
+        positions = model.config.max_position_embeddings
+        self.context_length = positions if context_length is None else min(context_length, positions)
+        _check_supported(model, self.context_length)
+        self.model = model
+        self.weight_version = weight_version
+        self._pad_token_id = pad_token_id
+        self._slots = slots
+        self._tokenizer = tokenizer
+        self._backbone = model.get_decoder()
+        head = model.get_output_embeddings()
+        assert head is not None, "checked above"
+        self._head = head
+        self._cpu_attention = cpu_attention
+        self._generating = False
+
+    @property
+    def device(self) -> torch.device:
+        return self._head.weight.device
+
+    def generate(self, requests: Iterable[SampleRequest]) -> Iterator[Sample]:
+        """Yields each completion as it finishes.
+
+        Requests are taken as slots come free; a list is checked whole before anything is sampled. Raises
+        PosttrainError for a prompt that leaves no room in the context, an unusable sampling setting, or weights whose
+        logits are not numbers.
+        """
+        if self._generating:
+            raise RuntimeError("this LocalSampler is generating already: exhaust or close the other iterator first")
+        slots = self._slots
+        if isinstance(requests, Sequence):
+            slots = min(slots, max(1, len(requests)))
+            for request in requests:
+                self._check(request)
+        return self._generate(iter(requests), slots)
+
+    def _generate(self, requests: Iterator[SampleRequest], slots: int) -> Iterator[Sample]:
+        running, cache = Slots(slots), SlotCache(slots)
+        stop_strings = StopStrings(self._tokenizer)
+        holder: dict[tuple[int, ...], int] = {}  # prompt → a slot whose cache still begins with it
+        holes: list[int] = []  # slots among the running ones whose completion has ended
+        more = True
+        self._generating = True
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            while True:
+                while more and (wanted := len(holes) + slots - running.count):
+                    admitted = self._take(requests, wanted)
+                    more = len(admitted) == wanted
+                    holes = self._admit(admitted, holes, running, cache, holder)
+                if holes:  # no request is left to fill them; ``holder`` goes stale and is not asked again
+                    _close(holes, running, cache)
+                    holes = []
+                if running.count == 0:
+                    return
+                stopped_B, full_B = running.record(*self._step(running, cache))
+                stop_strings.mark(running, stopped_B)
+                for slot in np.flatnonzero(stopped_B | full_B).tolist():
+                    holes.append(slot)
+                    yield running.sample(slot, "stop" if stopped_B[slot] else "length", self.weight_version)
+        finally:
+            self.model.train(was_training)
+            self._generating = False
+
+    def _take(self, requests: Iterator[SampleRequest], count: int) -> list[SampleRequest]:
+        taken = list(islice(requests, count))
+        for request in taken:
+            self._check(request)
+        return taken
+
+    def _admit(
+        self,
+        admitted: list[SampleRequest],
+        holes: list[int],
+        running: Slots,
+        cache: SlotCache,
+        holder: dict[tuple[int, ...], int],
+    ) -> list[int]:
+        """Starts ``admitted`` in ``holes`` first, then behind the running rows. Returns the holes left over."""
+        behind = max(0, len(admitted) - len(holes))
+        targets = holes[: len(admitted)] + list(range(running.count, running.count + behind))
+        copies: dict[int, int] = {}  # target → source
+        longest = 0  # positions to copy
+        prefills: dict[tuple[int, ...], list[int]] = {}
+        for target, request in zip(targets, admitted, strict=True):
+            if request.prompt_ids in holder:
+                copies[target] = holder[request.prompt_ids]
+                longest = max(longest, len(request.prompt_ids) - 1)
+            elif len(request.prompt_ids) > 1:
+                prefills.setdefault(request.prompt_ids, []).append(target)
+        if copies:  # before any slot is written: a source may be about to be refilled itself
+            cache.copy(self._index(copies), self._index(copies.values()), longest)
+        self._prefill(prefills, cache)
+        for target, request in zip(targets, admitted, strict=True):
+            replaced = running.requests[target]
+            if replaced is not None and holder.get(replaced.prompt_ids) == target:
+                del holder[replaced.prompt_ids]
+            running.start(target, request, self.context_length)
+            holder[request.prompt_ids] = target
+        running.count += behind
+        return holes[len(admitted) :]
+
+    @torch.no_grad()
+    def _prefill(self, prompts: dict[tuple[int, ...], list[int]], cache: SlotCache) -> None:
+        """Writes the keys and values of each prompt, but for its last token, into the slots that want it."""
+        ordered = sorted(prompts, key=len)
+        for group in _groups([len(prompt) - 1 for prompt in ordered], _PREFILL_POSITIONS):
+            rows = [ordered[i][:-1] for i in group]
+            cache.prefill()
+            self._backbone(
+                input_ids=self._padded(rows),
+                position_ids=torch.arange(max(map(len, rows)), device=self.device)[None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            slots = [prompts[ordered[i]] for i in group]
+            sources = [row for row, wanted in enumerate(slots) for _ in wanted]
+            cache.insert(self._index(chain.from_iterable(slots)), self._index(sources))
+
+    @torch.no_grad()
+    def _step(self, running: Slots, cache: SlotCache) -> tuple[np.ndarray, np.ndarray]:
+        """Feeds one token of every running row and draws the next: token ids [B] and log-probabilities [B]."""
+        count = running.count
+        position_B = torch.from_numpy(running.cached[:count]).to(self.device)
+        longest = int(running.cached[:count].max()) + 1
+        cache.decode(position_B, longest)
+        hidden_BD = self._decode(running, position_B, longest, cache)
+        logits_BV = self._logits(hidden_BD)
+        token_B, logprob_B = draw_tokens(
+            logits_BV,
+            torch.from_numpy(uniforms(running.key[:count], running.produced[:count])).to(self.device),
+            torch.from_numpy(running.temperature[:count]).to(self.device),
+            torch.from_numpy(running.top_p[:count]).to(self.device) if (running.top_p[:count] < 1).any() else None,
+            self._allowed(running, logits_BV.shape[-1]),
+        )
+        if not torch.isfinite(logprob_B).all():
+            raise PosttrainError(
+                f"the model's logits are not finite numbers (weight version {self.weight_version}): "
+                "its training has diverged; go back to an earlier checkpoint or lower the learning rate"
+            )
+        return token_B.cpu().numpy(), logprob_B.cpu().numpy()
+
+    def _logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        # Under autocast too, the head runs in its own precision, as the learner's does (training/logprobs.py).
+        with full_precision(self.device.type):
+            return self._head(hidden_ND.to(self._head.weight.dtype)).float()
+
+    def _decode(self, running: Slots, position_B: torch.Tensor, longest: int, cache: SlotCache) -> torch.Tensor:
+        token_B = torch.from_numpy(running.following[: running.count]).to(self.device)
+        hidden_behind_BL = torch.arange(longest, device=self.device) > position_B[:, None]
+        mask_BL = torch.zeros(hidden_behind_BL.shape, dtype=self.model.dtype, device=self.device)
+        mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
+        with decoding(self.model.config, self._cpu_attention and self.device.type == "cpu"):
+            return self._backbone(
+                input_ids=token_B[:, None],
+                attention_mask=mask_BL[:, None, None],
+                position_ids=position_B[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
+
+    def _allowed(self, running: Slots, vocabulary: int) -> torch.Tensor | None:
+        """The tokens each running row may draw, [B, V], or None when no row is restricted."""
+        restricted = np.flatnonzero(running.restricted[: running.count]).tolist()
+        if not restricted:
+            return None
+        allowed_BV = torch.ones(running.count, vocabulary, dtype=torch.bool)
+        for slot in restricted:
+            allowed_BV[slot] = False
+            request = running.requests[slot]
+            assert request is not None and request.sampling.allowed_token_ids is not None
+            allowed_BV[slot, list(request.sampling.allowed_token_ids)] = True
+        return allowed_BV.to(self.device)
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability, at temperature 1, of each token given those before it; the first of each gets 0.0."""
+        for index, sequence in enumerate(sequences):
+            if len(sequence) > self.context_length:
+                raise PosttrainError(
+                    f"sequence {index} has {len(sequence)} tokens, more than the context of {self.context_length}: "
+                    "shorten it, or load the model with more positions (rope_positions in the recipe)"
+                )
+        was_training = self.model.training
+        self.model.eval()
+        scores: list[list[float]] = [[0.0] * len(sequence) for sequence in sequences]
+        scored = [i for i, sequence in enumerate(sequences) if len(sequence) > 1]
+        ordered = sorted(scored, key=lambda i: len(sequences[i]))
+        try:
+            for group in _groups([len(sequences[i]) for i in ordered], _PREFILL_POSITIONS):
+                rows = [ordered[i] for i in group]
+                ids_BT = self._padded([sequences[row] for row in rows])
+                for row, logprob_T in zip(rows, self._sequence_logprobs(ids_BT), strict=True):
+                    scores[row][1:] = logprob_T[: len(sequences[row]) - 1].tolist()
+        finally:
+            self.model.train(was_training)
+        return scores
+
+    def _sequence_logprobs(self, ids_BT: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Per row, the log-probability of tokens 1 .. T - 1. Padding stands on the right, where causality hides it."""
+        hidden_BTD = hidden_states(self._backbone, ids_BT, None)
+        for ids_T, hidden_TD in zip(ids_BT, hidden_BTD, strict=True):
+            pieces = []
+            chunk = max(1, _SCORED_LOGITS // self._head.weight.shape[0])
+            for hidden_CD, next_C in zip(hidden_TD[:-1].split(chunk), ids_T[1:].split(chunk), strict=True):
+                logprob_CV = self._logits(hidden_CD).log_softmax(-1)
+                pieces.append(logprob_CV.gather(-1, next_C[:, None])[:, 0])
+            yield torch.cat(pieces).cpu()
+
+    @torch.no_grad()
+    def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Copies named tensors into the module (nothing to copy when it is the learner's own) and sets the version."""
+        if self._generating:
+            raise RuntimeError("weights change while completions are running: exhaust or close generate() first")
+        own = self.model.state_dict(keep_vars=True)
+        for name, tensor in tensors:
+            if name not in own:
+                nearest = get_close_matches(name, own, n=1)
+                hint = f"; did you mean {nearest[0]}?" if nearest else ""
+                raise PosttrainError(f"weight update {version}: the sampled model has no tensor named {name}{hint}")
+            if own[name].shape != tensor.shape:
+                raise PosttrainError(
+                    f"weight update {version}: {name} has shape {tuple(tensor.shape)}, "
+                    f"the sampled model's has {tuple(own[name].shape)}"
+                )
+            own[name].copy_(tensor)
+        self.weight_version = version
+
+    def close(self) -> None:
+        """Nothing is held between calls: the cache lives as long as one `generate`."""
+
+    def _check(self, request: SampleRequest) -> None:
+        sampling, length = request.sampling, len(request.prompt_ids)
+        name = f"prompt {request.prompt_id!r}"
+        if length == 0:
+            raise PosttrainError(f"{name} holds no token: give it at least the token that begins a text")
+        if length + 1 > self.context_length:
+            raise PosttrainError(
+                f"{name} has {length} tokens and the context holds {self.context_length}, which leaves no room for an "
+                "answer: lower max_prompt_tokens so that it is set aside, or load the model with more positions "
+                "(rope_positions in the recipe)"
+            )
+        if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+            raise PosttrainError(
+                f"{name}: max_tokens {sampling.max_tokens}, temperature {sampling.temperature} and "
+                f"top_p {sampling.top_p}, but they must be at least 1, at least 0, and in (0, 1]"
+            )
+        if sampling.allowed_token_ids is not None and not sampling.allowed_token_ids:
+            raise PosttrainError(f"{name}: allowed_token_ids is empty, so no token can be drawn; give some or None")
+        if sampling.stop_strings and self._tokenizer is None:
+            raise PosttrainError(f"{name} has stop strings, and this sampler was made without a tokenizer: give it one")
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        padded = np.full((len(rows), max(map(len, rows))), self._pad_token_id, np.int64)
+        for row, tokens in enumerate(rows):
+            padded[row, : len(tokens)] = tokens
+        return torch.from_numpy(padded).to(self.device)
+
+    def _index(self, slots: Iterable[int]) -> torch.Tensor:
+        return torch.tensor(list(slots), dtype=torch.long, device=self.device)
+
+
+def _close(holes: list[int], running: Slots, cache: SlotCache) -> None:
+    """Moves the last running rows into the holes, so that no step works on a finished row."""
+    count = running.count - len(holes)
+    ended = set(holes)
+    targets = [hole for hole in holes if hole < count]
+    sources = [slot for slot in range(count, running.count) if slot not in ended]
+    running.count = count
+    if targets:
+        cache.copy(torch.tensor(targets), torch.tensor(sources), int(running.cached[sources].max()))
+        running.move(targets, sources)
+
+
+def _groups(lengths: Sequence[int], positions: int) -> Iterator[range]:
+    """Runs of consecutive rows (``lengths`` ascending) whose padded size stays within ``positions``; never empty."""
+    start = 0
+    for end, length in enumerate(lengths):
+        if end > start and length * (end - start + 1) > positions:
+            yield range(start, end)
+            start = end
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+def _check_supported(model: PreTrainedModel, context_length: int) -> None:
+    config = model.config
+    if model.get_output_embeddings() is None:
+        raise PosttrainError(f"{type(model).__name__} has no language-model head, so there is nothing to sample")
+    for name in _UNSUPPORTED:
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise PosttrainError(f"{type(model).__name__} sets {name}, which the local engine does not do: use vllm")
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window is not None and window < context_length:
+        raise PosttrainError(
+            f"{type(model).__name__} attends to {window} positions only, and the local engine to all of "
+            f"{context_length}: set context_length to at most {window}, or use vllm"
+        )
+    if set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        raise PosttrainError(f"{type(model).__name__} has layers without full attention: use vllm")

@@ -1,0 +1,37 @@
+"""Hidden states of a decoder, for right- and left-padded batches."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+
+def hidden_states(backbone: nn.Module, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor | None):
+    """Last hidden states [B, T, D] of a causal ``backbone`` (a transformers base model).
+
+    With right padding no token that counts comes after a pad, so no mask is handed over and attention takes its fast
+    causal path; what stands at padded positions is meaningless. Left padding gets the mask, and position ids that count
+    from each row's first token. Keep the mask on the CPU: looking at it there costs no wait for a GPU.
+    """
+    device = next(backbone.parameters()).device
+    if attention_mask_BT is None or is_right_padded(attention_mask_BT):
+        output = backbone(input_ids=input_ids_BT.to(device), attention_mask=None, use_cache=False)
+    else:
+        position_ids_BT = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+        output = backbone(
+            input_ids=input_ids_BT.to(device),
+            attention_mask=attention_mask_BT.to(device),
+            position_ids=position_ids_BT.to(device),
+            use_cache=False,
+        )
+    return output.last_hidden_state
+
+
+def is_right_padded(attention_mask_BT: torch.Tensor) -> bool:
+    """True when every row is ones, then zeros."""
+    return not bool((attention_mask_BT[:, 1:] > attention_mask_BT[:, :-1]).any())
+
+
+def full_precision(device_type: str):
+    """Switches autocast off inside a block: heads and softmax stay in the dtype they are given."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

@@ -1,0 +1,209 @@
+"""Runs a recipe: finished stages are skipped, the others run in order, an interrupted one goes on."""
+
+import datetime
+import gc
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.artifacts.atomic import write_bytes
+from posttrain.artifacts.manifest import hardware, package_versions
+from posttrain.artifacts.store import Artifact, Building, Store
+from posttrain.errors import PosttrainError
+from posttrain.pipeline.failures import explained
+from posttrain.pipeline.graph import Node, plan, wanted
+from posttrain.pipeline.progress import Display, display, duration
+from posttrain.pipeline.resolve import check
+from posttrain.recipe.schema import Recipe
+from posttrain.stages import load_stage
+from posttrain.stages.base import Stage, StageContext
+
+REPORT_FILES = ("report.json", "report.md")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One stage of a finished run. ``seconds`` is what it took when it ran, now or earlier."""
+
+    artifact: Artifact
+    kind: str
+    seconds: float
+    ran: bool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. ``report``: the Markdown report, None for a recipe (or a part of one) without a report stage."""
+
+    stages: Mapping[str, Finished]
+    report: Path | None
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    until: str | None = None,
+    stages: Mapping[str, Stage] | None = None,
+    progress: Display | None = None,
+) -> RunResult:
+    """Brings every stage (or ``until`` and what it needs) to a finished artifact under ``runs/<recipe>/``.
+
+    ``stages``: kind → module in place of the shipped ones. Raises PosttrainError for whatever its user can mend; any
+    other exception is a defect and passes. Whenever it stops, the same call goes on from there.
+    """
+    shown = progress or display()
+    nodes, store = plan_recipe(recipe, runs=runs, until=until, stages=stages)
+    device, threads = device_of(recipe), threads_of(recipe)
+    _set_threads(threads)
+    finished: dict[str, Finished] = {}
+    for number, node in enumerate(nodes, 1):
+        title = f"[{number}/{len(nodes)}] {node.name} ({node.settings.kind})"
+        if node.artifact is not None:
+            store.drop_checkpoints(node.name, node.key)
+            seconds = node.artifact.manifest["seconds"]
+            shown.note(f"{title}: done before ({duration(seconds)})")
+            finished[node.name] = Finished(node.artifact, node.settings.kind, seconds, ran=False)
+            continue
+        shown.note(f"{title}: {'goes on' if node.started else 'runs'}")
+        inputs = {name: finished[name].artifact for name in node.needs}
+        try:
+            finished[node.name] = _run_stage(node, recipe, store, inputs, shown, device, threads)
+        finally:
+            shown.close()
+        shown.note(f"{title}: finished in {duration(finished[node.name].seconds)}")
+        gc.collect()  # models of one stage must not outlive it
+    return RunResult(finished, _publish_report(store, finished))
+
+
+def plan_recipe(
+    recipe: Recipe,
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    until: str | None = None,
+    stages: Mapping[str, Stage] | None = None,
+) -> tuple[list[Node], Store]:
+    """Checks the recipe and says what would run; nothing is written."""
+    load = _loader(stages)
+    store = Store(runs, recipe.name)
+    check(recipe, wanted(recipe, until), load)
+    return plan(recipe, store, load, until=until, device=device_of(recipe), threads=threads_of(recipe)), store
+
+
+def device_of(recipe: Recipe) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes what is there. Asking for an absent GPU raises PosttrainError."""
+    if recipe.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if recipe.device == "cuda":
+        raise PosttrainError("device: cuda: torch sees no CUDA device here. Use --set device=cpu or device=auto.")
+    return "cpu"
+
+
+def threads_of(recipe: Recipe) -> int:
+    """CPU threads: the recipe's number, else every core this process may use."""
+    if recipe.threads is not None:
+        return recipe.threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loader(stages: Mapping[str, Stage] | None) -> Callable[[str], Stage]:
+    if stages is None:
+        return load_stage
+
+    def load(kind: str) -> Stage:
+        if kind not in stages:
+            raise PosttrainError(f"{kind}: no such kind of stage. There are: {', '.join(stages)}.")
+        return stages[kind]
+
+    return load
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _run_stage(
+    node: Node,
+    recipe: Recipe,
+    store: Store,
+    inputs: Mapping[str, Artifact],
+    shown: Display,
+    device: str,
+    threads: int,
+) -> Finished:
+    with store.build(node.name, node.key) as building:
+        meanwhile = store.find(node.name, node.key)
+        if meanwhile is not None:  # another process finished it between our plan and our lock
+            return Finished(meanwhile, node.settings.kind, meanwhile.manifest["seconds"], ran=False)
+        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+        told = _told(node, recipe, building, inputs, shown, device)
+        seconds = round(time.monotonic() - clock, 3)
+        manifest = {
+            "kind": node.settings.kind,
+            "version": node.stage.VERSION,
+            "settings": node.settings.model_dump(mode="json"),
+            "inputs": {name: artifact.key for name, artifact in inputs.items()},
+            "references": dict(node.identities),
+            "seed": recipe.seed,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "hardware": hardware(device, threads),
+            "packages": package_versions(),
+            "rows": told.get("rows", {}),
+            "metrics": told.get("metrics", {}),
+        }
+        try:
+            artifact = store.finish(building, manifest)
+        except OSError as error:
+            raise explained(error, node.name, node.settings, building.output) or error from error
+    return Finished(artifact, node.settings.kind, seconds, ran=True)
+
+
+def _told(
+    node: Node, recipe: Recipe, building: Building, inputs: Mapping[str, Artifact], shown: Display, device: str
+) -> dict[str, Any]:
+    context = StageContext(
+        name=node.name,
+        settings=node.settings,
+        inputs=inputs,
+        output=building.output,
+        checkpoints=building.checkpoints,
+        progress=shown,
+        seed=recipe.seed,
+        device=device,
+        hub_mirror=recipe.hub_mirror,
+    )
+    try:
+        return node.stage.run(context) or {}
+    except PosttrainError as error:
+        raise PosttrainError(f"stage {node.name}: {error}") from error
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:  # what libraries make of a full disk or memory
+        clear = explained(error, node.name, node.settings, building.output)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _publish_report(store: Store, finished: Mapping[str, Finished]) -> Path | None:
+    """Copies the last report to the top of the run's folder, each file whole or not at all."""
+    reports = [stage.artifact for stage in finished.values() if stage.kind == "report"]
+    if not reports:
+        return None
+    for name in REPORT_FILES:
+        source = reports[-1].path / name
+        if not source.is_file():
+            raise PosttrainError(f"stage {reports[-1].stage}: it wrote no {name} into {reports[-1].path}.")
+        target = store.folder / name
+        data = source.read_bytes()
+        if not target.is_file() or target.read_bytes() != data:
+            write_bytes(target, data)
+    return store.folder / "report.md"

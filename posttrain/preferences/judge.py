@@ -1,0 +1,68 @@
+"""The rules judge: verifiers rate answers to prompts that carry their own checks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from posttrain.data.rows import VerifiablePrompt
+from posttrain.preferences.pool import Member
+from posttrain.verifiers.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer to a prompt. ``finished``: it ended by itself, not at its token limit."""
+
+    member: Member
+    sample_index: int
+    text: str
+    finished: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with its rating, higher is better; None: it could not be judged (and is in no pair)."""
+
+    candidate: Candidate
+    rating: float | None
+    verdicts: tuple[Verdict, ...]
+
+
+class Verifiers(Protocol):
+    """The part of a verifier pool that the judge needs."""
+
+    def verify(self, items: Iterable[tuple[str, str, str]]) -> list[Verdict]: ...
+
+
+def judge_by_rules(
+    answered: Sequence[tuple[VerifiablePrompt, Sequence[Candidate]]], verifiers: Verifiers
+) -> list[tuple[Judged, ...]]:
+    """Rates every candidate of every prompt, in order, by the prompt's own checks."""
+    items = (
+        (verifier, candidate.text, label)
+        for prompt, candidates in answered
+        for candidate in candidates
+        for verifier, label in prompt.checks
+    )
+    verdicts = iter(verifiers.verify(items))
+    judged = []
+    for prompt, candidates in answered:
+        rows = []
+        for candidate in candidates:
+            found = tuple(next(verdicts) for _ in prompt.checks)
+            rows.append(Judged(candidate, rate(found, candidate.finished), found))
+        judged.append(tuple(rows))
+    return judged
+
+
+def rate(verdicts: Sequence[Verdict], finished: bool) -> float | None:
+    """Mean of the checks' scores, less 1 for an answer that ran into its token limit; in [-1, 1].
+
+    Ending counts as much as being right: a finished wrong answer and an endless right one tie, and make no pair. RLVR
+    holds the same view (its reward without EOS replaces the verifier's). None if a verifier failed (outcome
+    ``error``): a missing rating is never a low one.
+    """
+    if any(verdict.outcome == "error" for verdict in verdicts):
+        return None
+    return sum(verdict.score for verdict in verdicts) / len(verdicts) - (0.0 if finished else 1.0)

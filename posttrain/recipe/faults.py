@@ -1,0 +1,83 @@
+"""Pydantic's complaints in the recipe writer's terms: file, line, dotted key, what was meant."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from posttrain.recipe.document import Document, Keys
+from posttrain.recipe.schema import Recipe, StageSettings
+
+KINDS: dict[str, type[BaseModel]] = {
+    get_args(settings.model_fields["kind"].annotation)[0]: settings for settings in get_args(get_args(StageSettings)[0])
+}
+
+
+def nearest(wrong: str, valid: Iterable[str]) -> str:
+    """``Did you mean 'x'? `` or nothing."""
+    close = difflib.get_close_matches(wrong, list(valid), n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'? " if close else ""
+
+
+def describe(error: ValidationError, document: Document) -> list[str]:
+    """One line for every fault, in the order of the schema."""
+    return [_describe(fault, document) for fault in error.errors(include_url=False)]
+
+
+def _describe(fault: Any, document: Document) -> str:
+    keys = _without_tag(fault["loc"])
+    place, dotted = document.place(keys), ".".join(map(str, keys)) or "recipe"
+    return f"{place}: {dotted}: {_reason(fault, keys, document)}"
+
+
+def _reason(fault: Any, keys: Keys, document: Document) -> str:
+    kind, value = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        valid = _valid_keys(keys[:-1], document)
+        return f"unknown key. {nearest(str(keys[-1]), valid)}Valid here: {', '.join(valid)}."
+    if kind == "missing":
+        return "this key is required and missing."
+    if kind == "union_tag_not_found":
+        return f"a stage needs its kind, one of: {', '.join(KINDS)}."
+    if kind == "union_tag_invalid":
+        given = str(value.get("kind"))
+        return f"{given} is no kind of stage. {nearest(given, KINDS)}There are: {', '.join(KINDS)}."
+    if keys[-1] == "fraction":
+        return f"a share above 0 and up to 1 is wanted, not {value!r}. For a number of rows write `count: {value}`."
+    if keys[-1] in ("count", "repeat"):
+        return (
+            f"a whole number of at least 1 is wanted, not {value!r}. "
+            "A share of the rows is written `fraction: 0.5`, a number of rows `count: 500`."
+        )
+    if kind == "literal_error":
+        allowed = fault["ctx"]["expected"]
+        return f"{value!r} is none of: {allowed}."
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    shown = "" if isinstance(value, dict | list) else f", not {value!r}"
+    return f"{message}{shown}."
+
+
+def _without_tag(location: tuple[str | int, ...]) -> Keys:
+    """Pydantic puts the kind of a stage into the way to its fields: ("stages", "a", "sft", "epochs")."""
+    if len(location) > 2 and location[0] == "stages" and location[2] in KINDS:
+        return (*location[:2], *location[3:])
+    return location
+
+
+def _valid_keys(keys: Keys, document: Document) -> list[str]:
+    if len(keys) < 2 or keys[0] != "stages":
+        return list(Recipe.model_fields)
+    settings: Any = document.values["stages"][keys[1]]
+    model = KINDS[settings["kind"]]
+    for key in keys[2:]:
+        if isinstance(key, str):
+            model = _model_within(get_type_hints(model)[key]) or model
+    return list(model.model_fields)
+
+
+def _model_within(hint: Any) -> type[BaseModel] | None:
+    """The settings class inside ``X``, ``X | None`` or ``tuple[X, ...]``."""
+    if get_origin(hint) is None:
+        return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
+    return next((found for part in get_args(hint) if (found := _model_within(part))), None)

@@ -1,0 +1,236 @@
+"""The recipe: every setting of a run, typed. Imports neither torch nor transformers.
+
+A *reference* is a string: ``stage:NAME`` (that stage's artifact), ``stage:NAME/file``, ``nano`` (the shipped base
+model), a local path, or a hub id (looked up in ``hub_mirror`` first).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Reference = Annotated[str, "reference"]  # the mark by which recipe/references.py finds them in typed settings
+NanoTask = Literal["problems", "instructions", "facts", "requests"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimization(Strict):
+    """What SFT, DPO and the reward model have in common."""
+
+    learning_rate: float
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    warmup_fraction: float = 0.03
+    epochs: int = 1
+    batch_size: int = 128  # sequences (or pairs) per optimizer step
+    micro_batch_tokens: int = 16384  # padded tokens per forward
+    max_tokens: int = 4096  # longer rows are truncated
+    weight_decay: float = 0.0
+    clip_gradient_norm: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward; masters are always fp32
+    checkpoint_every: int = 50  # optimizer steps
+
+
+class ModelOptions(Strict):
+    chat_template: str | None = (
+        None  # a name in data/chat.py or a path; None: the tokenizer's own, an error if it has none
+    )
+    rope_positions: int | None = None  # load with this many positions instead of the model's own
+
+
+class Source(Strict):
+    """One part of a mixture. At most one of ``fraction``, ``count``, ``repeat``; ``limit``: only the first rows."""
+
+    data: Reference
+    revision: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    fraction: float | None = Field(None, gt=0, le=1)
+    count: int | None = Field(None, gt=0)
+    repeat: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def one_amount(self):
+        if sum(x is not None for x in (self.fraction, self.count, self.repeat)) > 1:
+            raise ValueError("give at most one of fraction, count and repeat")
+        return self
+
+
+class Decontamination(Strict):
+    profile: Literal["paper", "strict"] = "paper"
+    suites: tuple[str, ...] = ("development", "unseen")
+    item_threshold: float = 0.5  # share of an evaluation item's tokens covered by one training row
+    set_threshold: float = 0.02  # share of an evaluation's items
+    on_contamination: Literal["drop_rows", "drop_set", "keep"] = "drop_rows"
+
+
+class Pretrain(ModelOptions):
+    """The nano base model: a Llama, trained from scratch on raw text of the nano world."""
+
+    kind: Literal["pretrain"]
+    vocabulary: int = 1024
+    layers: int = 6
+    hidden: int = 192
+    heads: int = 6
+    intermediate: int = 512
+    context: int = 512
+    window: int = 128  # tokens of one training row
+    tokens: int = 5_000_000
+    batch_tokens: int = 4096
+    learning_rate: float = 4e-3
+    warmup_fraction: float = 0.02
+    weight_decay: float = 0.1
+    clip_gradient_norm: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    checkpoint_every: int = 50
+
+
+class Convert(Strict):
+    """A model of a foreign format made a folder that transformers loads."""
+
+    kind: Literal["convert"]
+    format: Literal["llama2c"]  # karpathy/llama2.c, legacy .bin
+    model: Reference  # the folder that holds the two files
+    weights: str
+    tokenizer: str
+
+
+class Synthesize(Strict):
+    """Rows made by a generator. ``nano``: the generated world (sft.jsonl, preference_prompts.jsonl, rlvr.jsonl)."""
+
+    kind: Literal["synthesize"]
+    generator: Literal["nano"] = "nano"
+    sft: int = 2000
+    preference_prompts: int = 2000
+    rlvr: int = 4000
+    sft_shares: dict[NanoTask, float] = {"problems": 0.3, "instructions": 0.4, "facts": 0.1, "requests": 0.2}
+    preference_shares: dict[NanoTask, float] = {"problems": 0.35, "instructions": 0.45, "facts": 0.05, "requests": 0.15}
+    rlvr_shares: dict[NanoTask, float] = {"problems": 0.4, "instructions": 0.6}
+
+
+class Mixture(Strict):
+    kind: Literal["mixture"]
+    rows: Literal["conversation", "preference", "verifiable"] = "conversation"
+    sources: tuple[Source, ...]
+    decontamination: Decontamination | None = Decontamination()
+    shuffle: bool = True
+
+
+class SFT(Optimization, ModelOptions):
+    kind: Literal["sft"]
+    model: Reference
+    data: Reference
+    loss: Literal["token", "sum_tulu3", "mean_of_means"] = "token"
+    train_on: Literal["all_assistant_turns", "last_turn"] = "all_assistant_turns"
+    tokens_of: tuple[Reference, ...] = ()  # train for as many tokens as these stages did, instead of `epochs`
+
+
+class PoolMember(Strict):
+    model: Reference
+    temperature: float = 1.0
+
+
+class Preferences(ModelOptions):
+    kind: Literal["preferences"]
+    prompts: Reference
+    policy: Reference  # its answers are the on-policy ones
+    pool: tuple[PoolMember, ...]
+    responses: int = 4
+    on_policy: int = 2  # of the responses, how many come from the policy
+    judge: Literal["rules"] = "rules"
+    max_response_tokens: int = 256
+    max_prompt_tokens: int = 2048
+    top_p: float = 1.0
+
+
+class DPO(Optimization, ModelOptions):
+    kind: Literal["dpo"]
+    model: Reference
+    data: Reference
+    loss: Literal["dpo_norm", "dpo", "simpo", "ipo"] = "dpo_norm"
+    beta: float = 5.0
+    normalise_over: Literal["all_assistant_turns", "last_turn"] = "last_turn"
+    swap_labels: float = Field(0.0, ge=0, le=1)  # control: share of pairs whose labels are swapped
+
+
+class RewardModel(Optimization, ModelOptions):
+    kind: Literal["reward_model"]
+    model: Reference
+    data: Reference
+    holdout: float = Field(0.05, ge=0, lt=1)
+
+
+class RLVR(ModelOptions):
+    kind: Literal["rlvr"]
+    model: Reference
+    value_model: Reference
+    data: Reference
+    algorithm: Literal["ppo", "grpo"] = "ppo"
+    mode: Literal["clean", "tulu3"] = "clean"
+    verifier_mode: Literal["tulu3", "strict"] = "strict"
+    steps: int = 100  # rollout batches
+    prompts_per_step: int = 64
+    samples_per_prompt: int = 4
+    max_prompt_tokens: int = 2048
+    max_response_tokens: int = 2048
+    temperature: float = 1.0
+    learning_rate: float = 3e-7
+    value_learning_rate: float | None = None  # None: the policy's
+    value_warmup_steps: int = 0  # first steps that train the value model alone
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    warmup_fraction: float = 0.0
+    beta: float = 0.05  # KL coefficient, in the reward
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float = 0.2
+    value_coefficient: float = 0.1
+    epochs: int = 4  # passes over a rollout batch
+    minibatches: int = 1
+    verification_reward: float = 10.0
+    no_eos_reward: float = -10.0
+    whiten_advantages: bool = True
+    clip_gradient_norm: float = 1.0
+    weight_decay: float = 0.0
+    micro_batch_tokens: int = 16384
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    shuffle_rewards: bool = False  # control: scores permuted over the batch
+    checkpoint_every: int = 10
+
+
+class Evaluate(ModelOptions):
+    kind: Literal["evaluate"]
+    suite: Literal["development", "unseen"]
+    models: dict[str, Reference]  # label in the report → model
+    tasks: tuple[str, ...] = ()  # protocols such as nano_problems@nano; empty: the whole suite
+    unseal: str | None = None  # needed for the unseen suite: the reason, recorded
+    after: tuple[Reference, ...] = ()  # stages that must be finished first
+    limit: int | None = None  # instances per task
+    max_prompt_tokens: int = 2048
+    max_response_tokens: int | None = None  # None: the protocol's
+
+
+class Report(Strict):
+    kind: Literal["report"]
+    evaluations: tuple[Reference, ...]
+    compare: tuple[tuple[str, str], ...] = ()  # (A, B): the paired difference A − B
+    notes: tuple[str, ...] = ()  # printed as they are
+
+
+StageSettings = Annotated[
+    Pretrain | Convert | Synthesize | Mixture | SFT | Preferences | DPO | RewardModel | RLVR | Evaluate | Report,
+    Field(discriminator="kind"),
+]
+
+
+class Recipe(Strict):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    seed: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None  # CPU threads; None: all cores
+    scale: str = "full"
+    scales: dict[str, dict[str, Any]] = {}  # scale → dotted overrides
+    hub_mirror: dict[str, str] = {}  # hub id → local file or folder
+    stages: dict[str, StageSettings]

@@ -1,0 +1,168 @@
+"""The report as Markdown: what `report.json` holds, for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The whole page. ``report`` is what report.json holds."""
+    parts = [
+        f"# {_text(report['recipe'])}",
+        f"Seed {report['seed']}. Scores in percent with 95 % intervals; the unseen suite was looked at "
+        f"{_times(report['unsealed'])} in this run.",
+    ]
+    for name, suite in report["suites"].items():
+        parts += [f"## {name.capitalize()} suite", _scores(suite), *_below(suite)]
+        if suite["compare"]:
+            parts += [
+                "Paired differences on the same instances, in points. An interval without 0 is in bold; *p* is "
+                "McNemar's exact test.",
+                _differences(suite["compare"]),
+            ]
+    if report["stages"]:
+        parts += ["## Stages", _stages(report["stages"])]
+    if report["decontamination"]:
+        parts += ["## Decontamination", _decontamination(report["decontamination"])]
+    if report["notes"]:
+        parts += ["## Notes", "\n".join(f"- {_text(note)}" for note in report["notes"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(suite: Mapping[str, Any]) -> str:
+    labels = list(suite["average"])
+    rows = []
+    for task, by_label in suite["tasks"].items():
+        n = sorted({score["n"] for score in by_label.values() if score["status"] == "scored"})
+        rows.append([task, "–".join(map(str, n)) or "–", *(_cell(by_label.get(label)) for label in labels)])
+    averages = [suite["average"][label] for label in labels]
+    whole = all(not average["missing"] for average in averages)
+    name = "**average**" if whole else "**average of the tasks that ran**"
+    rows.append([name, "", *(_interval(average) for average in averages)])
+    return _table(["task", "n", *labels], rows)
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "not asked"
+    return _interval(score) if score["status"] == "scored" else score["status"]
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    if estimate["mean"] is None:
+        return "–"
+    return f"{_percent(estimate['mean'])} [{_percent(estimate['low'])}, {_percent(estimate['high'])}]"
+
+
+def _below(suite: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of these scores: how each model was asked, what did not run, what was cut."""
+    lines = [f"{label}: {note}." for label, note in suite["notes"].items() if note]
+    limits = {name: value for name, value in suite["limits"].items() if value is not None}
+    if limits:
+        lines.append(
+            "Limits: " + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items()) + "."
+        )
+    for task, by_label in suite["tasks"].items():
+        for reason in {score["reason"]: None for score in by_label.values() if score["status"] != "scored"}:
+            lines.append(f"{task}: {reason}.")
+        for what, key in (
+            ("prompts over the context, counted as wrong", "over_context"),
+            ("answers cut at the limit", "cut_at_limit"),
+        ):
+            counts = [f"{label} {score[key]}" for label, score in by_label.items() if score.get(key)]
+            if counts:
+                lines.append(f"{task}: {what}: {', '.join(counts)}.")
+    return ["\n".join(f"- {_text(line)}" for line in lines)] if lines else []
+
+
+def _differences(compared: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for pair in compared:
+        name = f"{pair['a']} − {pair['b']}"
+        rows.append([name, "average", str(pair["n"]), _signed(pair), _bootstrap(pair), ""])
+        for task, figures in pair["per_task"].items():
+            p = figures["mcnemar"]["p"]
+            shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+            rows.append(["", task, str(figures["n"]), _signed(figures), _bootstrap(figures), shown])
+    return _table(["models", "task", "n", "difference", "bootstrap", "*p*"], rows)
+
+
+def _signed(figures: Mapping[str, Any]) -> str:
+    if figures["difference"] is None:
+        return "no shared task"
+    low, high = figures["low"], figures["high"]
+    shown = f"{100 * figures['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
+
+
+def _bootstrap(figures: Mapping[str, Any]) -> str:
+    if figures["difference"] is None:
+        return ""
+    return f"[{100 * figures['bootstrap_low']:+.1f}, {100 * figures['bootstrap_high']:+.1f}]"
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for name, stage in stages.items():
+        tokens = stage["trained_tokens"]
+        rows.append(
+            [
+                name,
+                stage["kind"],
+                f"{stage['seconds']:,.0f}",
+                "" if tokens is None else f"{tokens:,}",
+                _figures(stage["rows"]),
+                _figures(stage["metrics"]),
+                stage["key"][:12],
+            ]
+        )
+    return _table(["stage", "kind", "seconds", "trained tokens", "rows", "metrics", "artifact"], rows)
+
+
+def _decontamination(found: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for stage, check in found.items():
+        for source in check["sources"]:
+            overlaps = [f"{task} {of['overlapping']} of {of['items']} items" for task, of in source["overlaps"].items()]
+            shown = [source["profile"], f"{source['rows']:,}", f"{source['dropped']:,}", ", ".join(overlaps) or "none"]
+            rows.append([stage, source["source"], *shown, source["decision"]])
+    table = _table(["stage", "source", "profile", "rows", "dropped", "overlapping evaluation items", "decision"], rows)
+    missing = sorted({task for check in found.values() for task in check["not_checked"]})
+    return f"{table}\n\nNot checked, for want of their data: {', '.join(missing)}." if missing else table
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    """``name value`` of every number and short text, nested names joined by dots."""
+    return ", ".join(f"{name} {_number(value)}" for name, value in _flat(values))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float | str):
+            yield f"{prefix}{name}", value
+
+
+def _number(value: int | float | str) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    numeric = ["---"] * len(head)
+    lines = [head, numeric, *rows]
+    return "\n".join("| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines)
+
+
+def _text(value: str) -> str:
+    """One line that breaks neither table nor page."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

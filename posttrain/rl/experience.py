@@ -1,0 +1,123 @@
+"""What a rollout batch teaches: the fixed targets of all passes over it, made once before the first update."""
+
+from dataclasses import dataclass
+
+import torch
+
+from posttrain.rl.advantages import gae, rewards_with_score, tulu3_advantages, tulu3_value_mask, whiten
+from posttrain.rl.grpo import group_advantages
+from posttrain.rl.ppo import explained_variance
+from posttrain.rl.rollouts import Rollout
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Tensors in the rollout's layout [B, T]. Weights are 1 on what trains, 0 elsewhere: rows are never dropped.
+
+    ``ref_logp_BT`` is what the loss compares with: None in PPO, whose KL is in the reward. The value tensors mean
+    nothing where the algorithm has no value model. ``figures``: what is worth logging of them.
+    """
+
+    old_logp_BT: torch.Tensor
+    ref_logp_BT: torch.Tensor | None
+    advantages_BT: torch.Tensor
+    policy_weights_BT: torch.Tensor
+    old_values_BT: torch.Tensor
+    returns_BT: torch.Tensor
+    value_weights_BT: torch.Tensor
+    figures: dict[str, float]
+
+
+def ppo_experience(
+    rollout: Rollout,
+    scores_B: torch.Tensor,
+    weights_B: torch.Tensor,
+    old_logp_BT: torch.Tensor,
+    ref_logp_BT: torch.Tensor | None,
+    values_BT: torch.Tensor,
+    *,
+    tulu3: bool,
+    max_response_tokens: int,
+    beta: float,
+    gamma: float,
+    lam: float,
+    whitened: bool,
+) -> Experience:
+    """KL in the reward, GAE, whitening over the batch. Samples of weight 0 are outside every mean and every loss.
+
+    ``tulu3``: the score comes one slot past EOS, and that slot has a value to learn (`tulu3_advantages`).
+    """
+    trained_BT = rollout.response_BT & (weights_B > 0)[:, None]
+    if tulu3:
+        value_mask_BT = tulu3_value_mask(trained_BT, max_response_tokens)
+        advantages_BT, returns_BT = tulu3_advantages(
+            scores_B,
+            old_logp_BT,
+            ref_logp_BT,
+            values_BT,
+            trained_BT,
+            max_response_tokens=max_response_tokens,
+            beta=beta,
+            gamma=gamma,
+            lam=lam,
+            whitened=whitened,
+        )
+    else:
+        value_mask_BT = trained_BT
+        rewards_BT = rewards_with_score(scores_B, old_logp_BT, ref_logp_BT, trained_BT, trained_BT, beta)
+        advantages_BT, returns_BT = gae(rewards_BT, values_BT, trained_BT, gamma, lam)
+        if whitened:
+            advantages_BT = whiten(advantages_BT, trained_BT)
+    return Experience(
+        old_logp_BT=old_logp_BT,
+        ref_logp_BT=None,
+        advantages_BT=advantages_BT,
+        policy_weights_BT=trained_BT.float(),
+        old_values_BT=values_BT,
+        returns_BT=returns_BT,
+        value_weights_BT=value_mask_BT.float(),
+        figures=reference_kl(old_logp_BT, ref_logp_BT, rollout.response_BT)
+        | {"explained_variance": explained_variance(values_BT, returns_BT, value_mask_BT)},
+    )
+
+
+def grpo_experience(
+    rollout: Rollout,
+    scores_B: torch.Tensor,
+    weights_B: torch.Tensor,
+    old_logp_BT: torch.Tensor,
+    ref_logp_BT: torch.Tensor | None,
+    *,
+    divide_by_std: bool,
+) -> Experience:
+    """Every token of a response gets its sample's advantage within the group of its prompt."""
+    trained_BT = rollout.response_BT & (weights_B > 0)[:, None]
+    advantages_B = group_advantages(scores_B, rollout.group_B, weights_B, divide_by_std)
+    nothing_BT = torch.zeros_like(old_logp_BT)
+    return Experience(
+        old_logp_BT=old_logp_BT,
+        ref_logp_BT=ref_logp_BT,
+        advantages_BT=advantages_B[:, None] * trained_BT,
+        policy_weights_BT=trained_BT.float(),
+        old_values_BT=nothing_BT,
+        returns_BT=nothing_BT,
+        value_weights_BT=nothing_BT,
+        figures=reference_kl(old_logp_BT, ref_logp_BT, rollout.response_BT),
+    )
+
+
+def reference_kl(
+    logp_BT: torch.Tensor, ref_logp_BT: torch.Tensor | None, response_BT: torch.Tensor
+) -> dict[str, float]:
+    """k1 estimates of KL(policy ‖ reference): per response token and per sample. Empty without a reference."""
+    if ref_logp_BT is None:
+        return {}
+    total = float((logp_BT - ref_logp_BT).masked_fill(~response_BT, 0.0).sum())
+    return {"kl_token": total / max(int(response_BT.sum()), 1), "kl_sample": total / response_BT.shape[0]}
+
+
+def minibatches(rows: int, count: int, seed: int) -> list[list[int]]:
+    """``range(rows)`` in a seeded order, cut into ``count`` parts whose sizes differ by at most one; none is empty."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(rows, generator=generator)
+    return [part.tolist() for part in order.tensor_split(min(count, rows))]

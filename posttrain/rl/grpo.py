@@ -1,0 +1,67 @@
+"""GRPO: advantages relative to the other samples of the same prompt, and a loss without a value model."""
+
+from typing import Literal
+
+import torch
+
+from posttrain.rl.ppo import PolicyStatistics, clamped_log_ratio, policy_loss
+
+STD_EPSILON = 1e-8  # open-instruct: (s − μ) / (σ + 1e-8)
+
+
+def group_advantages(
+    scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor, divide_by_std: bool
+) -> torch.Tensor:
+    """score − mean of its group, divided by the group's population standard deviation + 1e-8 if asked.
+
+    ``group_B`` numbers the prompt of each sample; members of a group need not be neighbours. Samples of weight 0 (an
+    infrastructure error) count in no mean and get 0. A group that all scored the same gets 0: it trains nothing, and
+    its tokens stay in the denominator.
+    """
+    counted_B = weights_B > 0
+    groups = int(group_B.max()) + 1 if len(group_B) else 0
+    scores_B = torch.where(counted_B, scores_B, 0.0)
+
+    def group_mean(x_B: torch.Tensor) -> torch.Tensor:
+        sums_G = torch.zeros(groups, dtype=x_B.dtype, device=x_B.device).index_add_(0, group_B, x_B)
+        counts_G = torch.zeros_like(sums_G).index_add_(0, group_B, counted_B.to(x_B.dtype))
+        return (sums_G / counts_G.clamp(min=1))[group_B]
+
+    centred_B = torch.where(counted_B, scores_B - group_mean(scores_B), 0.0)
+    if not divide_by_std:
+        return centred_B
+    return centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)
+
+
+def kl_penalty(logp_BT: torch.Tensor, ref_logp_BT: torch.Tensor, estimator: Literal["k2", "k3"]) -> torch.Tensor:
+    """Per-token penalty whose gradient pulls the policy to the reference.
+
+    ``k2`` = Δ²/2 with Δ = logp − ref_logp: its gradient is that of the reverse KL. ``k3`` = exp(−Δ) − 1 + Δ: an
+    unbiased value with a biased gradient, as in Tülu 3.1's GRPO.
+    """
+    difference_BT = clamped_log_ratio(logp_BT, ref_logp_BT)
+    if estimator == "k2":
+        return 0.5 * difference_BT.square()
+    return torch.expm1(-difference_BT) + difference_BT
+
+
+def grpo_loss(
+    logp_BT: torch.Tensor,
+    old_logp_BT: torch.Tensor,
+    ref_logp_BT: torch.Tensor | None,
+    advantages_BT: torch.Tensor,
+    weights_BT: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+    beta: float,
+    estimator: Literal["k2", "k3"],
+) -> tuple[torch.Tensor, PolicyStatistics]:
+    """The DAPO-clipped policy loss plus β · KL penalty, summed over tokens. ``ref_logp_BT`` None stands for β = 0."""
+    loss, statistics = policy_loss(logp_BT, old_logp_BT, advantages_BT, weights_BT, clip_low, clip_high)
+    if ref_logp_BT is not None:
+        trained_BT = weights_BT > 0
+        penalty_BT = kl_penalty(
+            torch.where(trained_BT, logp_BT, 0.0), torch.where(trained_BT, ref_logp_BT, 0.0), estimator
+        )
+        loss = loss + beta * (weights_BT * penalty_BT).sum()
+    return loss, statistics

@@ -1,0 +1,31 @@
+"""Do sampler and learner agree on the same tokens at the same weights?"""
+
+from pathlib import Path
+
+from posttrain.errors import PosttrainError
+
+BOUNDS = {"float32": 1e-5, "bfloat16": 0.02}  # mean |Δlogp| of the local engine, by the dtype of the forward
+PROBES_BEFORE_STOP = 3
+
+
+class GapWatch:
+    """Counts probes in a row whose mean |Δlogp| is over the bound of ``dtype``; ``over``: those before a restart."""
+
+    def __init__(self, dtype: str, over: int = 0):
+        self.bound = BOUNDS[dtype]
+        self.over = over
+
+    def observe(self, gap: float) -> None:
+        self.over = self.over + 1 if gap > self.bound else 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.over >= PROBES_BEFORE_STOP
+
+    def error(self, gap: float, checkpoints: Path) -> PosttrainError:
+        return PosttrainError(
+            f"sampler and learner disagree: mean |Δlogp| {gap:.1e} is over the bound {self.bound:.0e}, as in the "
+            f"{PROBES_BEFORE_STOP - 1} steps before. What samples is not the model that learns (stale weights, another "
+            "dtype, other position ids or another temperature), so the gradients would be wrong. "
+            f"The weights so far are in {checkpoints}; mend the cause and run the same command again"
+        )

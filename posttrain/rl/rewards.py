@@ -1,0 +1,57 @@
+"""From responses to one score and one weight per sample."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.rl.rollouts import Rollout
+from posttrain.rl.seeds import derived_seed
+from posttrain.verifiers.pool import VerifierPool
+from posttrain.verifiers.verdict import Outcome, Verdict
+
+
+def verify_rollout(
+    pool: VerifierPool, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[Verdict, ...]]:
+    """The verdicts of each sample, one for each check of its row. Verifiers read the text without special tokens."""
+    texts = tokenizer.batch_decode([list(response) for response in rollout.responses], skip_special_tokens=True)
+    items = [
+        (verifier, text, label) for row, text in zip(rollout.rows, texts, strict=True) for verifier, label in row.checks
+    ]
+    verdicts = iter(pool.verify(items))
+    return [tuple(next(verdicts) for _ in row.checks) for row in rollout.rows]
+
+
+def joint_outcome(verdicts: Sequence[Verdict]) -> Outcome:
+    """``correct`` if every check is; else the gravest of error, timeout, wrong."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    for outcome in ("error", "timeout", "wrong"):
+        if outcome in outcomes:
+            return outcome
+    return "correct"
+
+
+def sample_scores(
+    outcomes: Sequence[Outcome], finished_B: torch.Tensor, verification_reward: float, no_eos_reward: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and weights, both float32 of shape B.
+
+    ``verification_reward`` if correct, 0 if wrong or timeout; ``no_eos_reward`` REPLACES either when the response did
+    not end (paper §6.2). An ``error`` is the infrastructure's: weight 0, so that the sample trains nothing.
+    """
+    device = finished_B.device
+    correct_B = torch.tensor([outcome == "correct" for outcome in outcomes], device=device)
+    scores_B = correct_B.float() * verification_reward
+    scores_B = torch.where(finished_B, scores_B, torch.full_like(scores_B, no_eos_reward))
+    weights_B = torch.tensor([float(outcome != "error") for outcome in outcomes], device=device)
+    return scores_B, weights_B
+
+
+def shuffled(
+    scores_B: torch.Tensor, weights_B: torch.Tensor, seed: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The control: each sample gets the score (and its weight) of a random one of the batch. Seeded by the step."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "shuffle", step))
+    order = torch.randperm(len(scores_B), generator=generator).to(scores_B.device)
+    return scores_B[order], weights_B[order]

@@ -1,0 +1,125 @@
+"""Prompts × samples through a `Sampler`, as the right-padded tensors that the learner works on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from posttrain.data.rows import VerifiablePrompt
+from posttrain.inference.protocols import Sample, Sampler, SampleRequest, SamplingParameters
+from posttrain.rl.buffer import Visit
+from posttrain.rl.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B finished samples, rows in the order of their requests; T is the longest row plus one free column.
+
+    Positions of a row count from 0 at its first prompt token, as in the sampler. ``sampler_logp_BT`` is 0 off the
+    response. ``finished_B``: ended by a stop token (part of the response). ``group_B``: the visit it belongs to, from
+    0. ``weight_version_B``: the weights that drew every token of the row.
+    """
+
+    rows: tuple[VerifiablePrompt, ...]
+    responses: tuple[tuple[int, ...], ...]
+    input_ids_BT: torch.Tensor
+    response_BT: torch.Tensor
+    sampler_logp_BT: torch.Tensor
+    lengths: tuple[int, ...]
+    finished_B: torch.Tensor
+    group_B: torch.Tensor
+    weight_version_B: torch.Tensor
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(map(len, self.responses))
+
+
+def sample_requests(
+    batch: Sequence[Visit],
+    seed: int,
+    *,
+    samples_per_prompt: int,
+    temperature: float,
+    max_response_tokens: int,
+    stop_token_ids: Sequence[int],
+) -> list[SampleRequest]:
+    """One request per sample, neighbours sharing a prompt. Each visit has its own seed, so that no two repeat."""
+    return [
+        SampleRequest(
+            prompt_id=visit.prompt.row.id,
+            sample_index=sample_index,
+            prompt_ids=visit.prompt.token_ids,
+            sampling=SamplingParameters(
+                temperature=temperature,
+                max_tokens=max_response_tokens,
+                stop_token_ids=tuple(stop_token_ids),
+                seed=derived_seed(seed, "rollout", visit.number),
+            ),
+        )
+        for visit in batch
+        for sample_index in range(samples_per_prompt)
+    ]
+
+
+def collect_rollout(
+    sampler: Sampler,
+    batch: Sequence[Visit],
+    seed: int,
+    *,
+    samples_per_prompt: int,
+    temperature: float,
+    max_response_tokens: int,
+    stop_token_ids: Sequence[int],
+    pad_token_id: int,
+    device: str | torch.device = "cpu",
+) -> Rollout:
+    """Samples every visit of the batch, whatever order the sampler finishes in. Same call, same rollout."""
+    requests = sample_requests(
+        batch,
+        seed,
+        samples_per_prompt=samples_per_prompt,
+        temperature=temperature,
+        max_response_tokens=max_response_tokens,
+        stop_token_ids=stop_token_ids,
+    )
+    row_of = {request: row for row, request in enumerate(requests)}
+    finished: dict[int, Sample] = {}
+    for sample in sampler.generate(requests):
+        finished[row_of[sample.request]] = sample
+    if len(finished) != len(requests):
+        raise RuntimeError(f"the sampler answered {len(finished)} of {len(requests)} requests")
+    samples = [finished[row] for row in range(len(requests))]
+    rows = tuple(visit.prompt.row for visit in batch for _ in range(samples_per_prompt))
+    return pad_samples(rows, samples, samples_per_prompt, pad_token_id, device)
+
+
+def pad_samples(
+    rows: Sequence[VerifiablePrompt],
+    samples: Sequence[Sample],
+    samples_per_prompt: int,
+    pad_token_id: int,
+    device: str | torch.device = "cpu",
+) -> Rollout:
+    """Tensors of finished samples that stand in request order."""
+    lengths = tuple(len(sample.request.prompt_ids) + len(sample.token_ids) for sample in samples)
+    shape = (len(samples), max(lengths) + 1)
+    input_ids_BT = torch.full(shape, pad_token_id, dtype=torch.long)
+    response_BT = torch.zeros(shape, dtype=torch.bool)
+    sampler_logp_BT = torch.zeros(shape, dtype=torch.float32)
+    for b, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        start = len(sample.request.prompt_ids)
+        input_ids_BT[b, :length] = torch.tensor(sample.request.prompt_ids + sample.token_ids)
+        response_BT[b, start:length] = True
+        sampler_logp_BT[b, start:length] = torch.tensor(sample.logprobs)
+    return Rollout(
+        rows=tuple(rows),
+        responses=tuple(sample.token_ids for sample in samples),
+        input_ids_BT=input_ids_BT.to(device),
+        response_BT=response_BT.to(device),
+        sampler_logp_BT=sampler_logp_BT.to(device),
+        lengths=lengths,
+        finished_B=torch.tensor([sample.finish_reason == "stop" for sample in samples], device=device),
+        group_B=torch.arange(len(samples), device=device) // samples_per_prompt,
+        weight_version_B=torch.tensor([sample.weight_version for sample in samples], device=device),
+    )

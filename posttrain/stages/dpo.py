@@ -1,0 +1,116 @@
+"""Direct preference optimisation: the policy learns to prefer the chosen response, against what it was at the start."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from posttrain.data.batches import epoch_order, micro_batches, pad_batch
+from posttrain.data.chat import prepare_tokenizer
+from posttrain.data.training_rows import TokenizedPair, tokenized_pairs
+from posttrain.models.load import context_length, fit_vocabulary, load_policy, load_tokenizer, save_model
+from posttrain.stages.base import StageContext
+from posttrain.training.determinism import make_deterministic
+from posttrain.training.logprobs import response_logprobs
+from posttrain.training.loop import TrainingLoop
+from posttrain.training.losses import dpo_loss, ipo_loss, response_mean, response_sum, simpo_loss
+from posttrain.training.plan import plan_steps
+from posttrain.training.precision import forward_precision
+from posttrain.training.reference import cached_reference
+from posttrain.training.sharding import global_count, scaled_loss, world_size
+
+VERSION = 1
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    settings = context.settings
+    make_deterministic(context.seed)
+
+    model_folder = context.resolve(settings.model)
+    tokenizer = prepare_tokenizer(load_tokenizer(model_folder), settings.chat_template)
+    policy = load_policy(model_folder, device=context.device, rope_positions=settings.rope_positions)
+    fit_vocabulary(policy, tokenizer)
+    max_tokens = min(settings.max_tokens, context_length(policy))
+
+    pairs, counts = tokenized_pairs(
+        context.resolve(settings.data),
+        tokenizer,
+        max_tokens=max_tokens,
+        train_on=settings.normalise_over,
+        rejected=context.output / "rejected.jsonl",
+    )
+    pairs, swapped = swap_labels(pairs, settings.swap_labels, context.seed)
+
+    of_response = response_mean if settings.loss in ("dpo_norm", "simpo") else response_sum
+
+    def logprobs(group: list[TokenizedPair]) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p of the chosen and of the rejected responses, [P] each, from one forward over both."""
+        rows = [pair.chosen for pair in group] + [pair.rejected for pair in group]
+        batch = pad_batch(rows, tokenizer.pad_token_id)
+        with forward_precision(context.device, settings.dtype):
+            logp_BT = response_logprobs(policy, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT)
+        chosen_P, rejected_P = of_response(logp_BT, batch.trained_BT.to(logp_BT.device)).chunk(2)
+        return chosen_P, rejected_P
+
+    def groups(indices) -> list[list[int]]:
+        lengths = [2 * len(pairs[i]) for i in indices]
+        return [[indices[i] for i in group] for group in micro_batches(lengths, settings.micro_batch_tokens)]
+
+    def reference() -> dict[str, torch.Tensor]:
+        chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
+        context.progress.start("reference log-probabilities", len(pairs), "pairs")
+        with torch.no_grad():
+            for group in groups(range(len(pairs))):
+                chosen_P, rejected_P = logprobs([pairs[i] for i in group])
+                chosen[group], rejected[group] = chosen_P.cpu(), rejected_P.cpu()
+                context.progress.advance(len(group))
+        return {"chosen": chosen, "rejected": rejected}
+
+    cached = cached_reference(context.checkpoints / "reference.safetensors", reference)
+
+    plan = plan_steps(
+        (epoch_order(len(pairs), context.seed, epoch) for epoch in range(settings.epochs)), settings.batch_size
+    )
+    loop = TrainingLoop(policy, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    for step_pairs in loop.steps(f"training {context.name}"):
+        denominator = global_count(len(step_pairs), context.device)
+        sums = torch.zeros(4, device=context.device)
+        for group in groups(step_pairs):
+            chosen_P, rejected_P = logprobs([pairs[i] for i in group])
+            reference_chosen_P = cached["chosen"][group].to(chosen_P.device)
+            reference_rejected_P = cached["rejected"][group].to(chosen_P.device)
+            if settings.loss == "simpo":
+                loss_P = simpo_loss(chosen_P, rejected_P, settings.beta)
+            elif settings.loss == "ipo":
+                loss_P = ipo_loss(chosen_P, rejected_P, reference_chosen_P, reference_rejected_P, settings.beta)
+            else:
+                loss_P = dpo_loss(chosen_P, rejected_P, reference_chosen_P, reference_rejected_P, settings.beta)
+            scaled_loss(loss_P.sum(), denominator, world_size()).backward()
+            with torch.no_grad():
+                reward_chosen_P = settings.beta * (chosen_P - reference_chosen_P)
+                reward_rejected_P = settings.beta * (rejected_P - reference_rejected_P)
+                correct_P = (reward_chosen_P > reward_rejected_P).float()
+                sums += torch.stack([x.sum() for x in (loss_P, reward_chosen_P, reward_rejected_P, correct_P)])
+        loss, reward_chosen, reward_rejected, accuracy = (sums / denominator).tolist()
+        loop.update(
+            tokens=sum(pairs[i].trained_tokens for i in step_pairs),
+            loss=loss,
+            accuracy=accuracy,
+            margin=reward_chosen - reward_rejected,
+            reward_chosen=reward_chosen,
+            reward_rejected=reward_rejected,
+        )
+
+    save_model(policy, tokenizer, context.output)
+    loop.write_metrics(context.output)
+    trained_tokens = sum(pairs[i].trained_tokens for step_pairs in plan for i in step_pairs)
+    metrics = {"trained_tokens": trained_tokens, "steps": len(plan), "swapped_pairs": swapped, **loop.last}
+    return {"rows": asdict(counts), "metrics": metrics}
+
+
+def swap_labels(pairs: list[TokenizedPair], share: float, seed: int) -> tuple[list[TokenizedPair], int]:
+    """The control: each pair's labels are swapped with probability ``share``. Returns the pairs and how many were."""
+    swap = np.random.default_rng([seed, 0x5A]).random(len(pairs)) < share
+    mixed = [TokenizedPair(p.id, p.rejected, p.chosen) if s else p for p, s in zip(pairs, swap, strict=True)]
+    return mixed, int(swap.sum())

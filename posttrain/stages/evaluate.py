@@ -1,0 +1,52 @@
+"""Scores every model of the recipe on one suite: the same instances, the same protocols, one line per answer."""
+
+from dataclasses import asdict
+from typing import Any
+
+from posttrain.artifacts.atomic import write_json
+from posttrain.evaluation.run import SCORES, Limits, identity, journal_file, score_model
+from posttrain.evaluation.sealed import LOG, check_seal, record_unsealing
+from posttrain.evaluation.suites import select
+from posttrain.recipe.schema import Evaluate
+from posttrain.stages.base import StageContext
+
+VERSION = 1
+
+
+def check(settings: Evaluate) -> None:
+    """Refuses an unknown task, or one of the other suite, before anything runs."""
+    select(settings.suite, settings.tasks)
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    settings = context.settings
+    check_seal(settings.suite, settings.unseal)
+    tasks = select(settings.suite, settings.tasks)
+    limits = Limits(settings.limit, settings.max_prompt_tokens, settings.max_response_tokens)
+    models = {label: context.resolve(reference) for label, reference in settings.models.items()}
+    if settings.suite == "unseen":
+        # Beside the recipe's stages, before the first answer: a look that is cut short was still a look.
+        weights = {label: identity(path) for label, path in models.items()}
+        log = context.output.parent.parent / LOG
+        record_unsealing(log, settings.unseal, weights, [task.name for task in tasks])
+    scores = {}
+    for label, path in models.items():
+        context.progress.note(f"{settings.suite} suite: {label}")
+        scores[label] = score_model(
+            path,
+            tasks,
+            label=label,
+            output=context.output,
+            journal=context.checkpoints / journal_file(label),
+            hub_mirror=context.hub_mirror,
+            limits=limits,
+            chat_template=settings.chat_template,
+            rope_positions=settings.rope_positions,
+            device=context.device,
+            progress=context.progress,
+        )
+    unsealed = settings.unseal if settings.suite == "unseen" else None
+    result = {"suite": settings.suite, "limits": asdict(limits), "unsealed": unsealed, "models": scores}
+    write_json(context.output / SCORES, result)
+    rows = {label: sum(task["n"] for task in score["tasks"].values()) for label, score in scores.items()}
+    return {"rows": rows, "metrics": {label: score["average"]["mean"] for label, score in scores.items()}}

@@ -1,0 +1,28 @@
+"""Which evaluation sets a stage reads that its settings do not name: they belong to its key, and to the early checks."""
+
+from typing import Any
+
+from posttrain.artifacts.hub import looks_like_hub_id
+
+
+def check_tasks(settings: Any) -> None:
+    """Raises PosttrainError if an evaluation names a task that is not there or belongs to the other suite."""
+    if settings.kind == "evaluate":
+        from posttrain.evaluation.suites import select
+
+        select(settings.suite, settings.tasks)
+
+
+def evaluation_sets(settings: Any) -> tuple[str, ...]:
+    """Hub ids of the sets behind the tasks that an evaluation runs or a decontamination checks against, sorted."""
+    from posttrain.evaluation.suites import SUITES, select
+
+    if settings.kind == "evaluate":
+        tasks = select(settings.suite, settings.tasks)
+    elif settings.kind == "mixture" and settings.decontamination is not None:
+        tasks = tuple(task for suite in settings.decontamination.suites for task in SUITES.get(suite, ()))
+    else:
+        return ()
+    # `shots_from` may say which split after the id: "openai/gsm8k train".
+    named = {name for task in tasks for name in (task.chat.data, task.chat.shots_from.partition(" ")[0])}
+    return tuple(sorted(name for name in named if looks_like_hub_id(name)))

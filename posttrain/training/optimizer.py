@@ -1,0 +1,48 @@
+"""AdamW and the learning-rate schedules, as transformers defines them (the recipe's published runs used those)."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Schedule = Literal["linear", "constant", "cosine"]
+
+
+def build_adamw(params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """Fused AdamW, betas (0.9, 0.999), eps 1e-8. Vectors (norms, biases) are not decayed."""
+    trained = [p for p in params if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def learning_rate_at(
+    step: int, total_steps: int, base: float, schedule: Schedule = "linear", warmup_fraction: float = 0.0
+) -> float:
+    """Learning rate of optimizer step ``step`` (counted from 0) of ``total_steps``.
+
+    Linear warm-up over ceil(total·fraction) steps, whose first step is at 0 as in transformers; then constant, or down
+    to 0 at ``total_steps`` along a line or half a cosine.
+    """
+    warmup = math.ceil(total_steps * warmup_fraction)
+    if step < warmup:
+        return base * step / warmup
+    if schedule == "constant":
+        return base
+    done = (step - warmup) / max(1, total_steps - warmup)
+    return base * (1 - done) if schedule == "linear" else base * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """For the next step, in every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(params: Iterable[nn.Parameter], maximum: float) -> torch.Tensor:
+    """Scales the gradients to a joint L2 norm of at most ``maximum`` (0: no limit); returns the norm before."""
+    return nn.utils.clip_grad_norm_(list(params), maximum if maximum > 0 else math.inf)

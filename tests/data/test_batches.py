@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.data.batches import epoch_order, micro_batches, pad_batch
+from posttrain.data.tokenize import Tokenized
+from posttrain.errors import PosttrainError
+
+
+@given(st.lists(st.integers(1, 50)), st.integers(50, 300))
+def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
+    groups = micro_batches(lengths, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    assert all(0 < len(group) * max(lengths[i] for i in group) <= budget for group in groups)
+    # No two neighbours would fit into one: the grouping wastes no forward pass.
+    for left, right in zip(groups, groups[1:], strict=False):
+        assert (len(left) + 1) * lengths[right[0]] > budget
+
+
+def test_a_row_over_the_budget_is_an_error_with_a_way_out():
+    with pytest.raises(PosttrainError, match="20 tokens.*micro_batch_tokens"):
+        micro_batches([3, 20], 10)
+
+
+def test_epochs_are_fresh_shuffles_that_never_change():
+    orders = [epoch_order(50, seed, epoch) for seed in (1, 2) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+    assert epoch_order(8, 1, 0) == PINNED
+
+
+PINNED = [3, 2, 7, 5, 6, 1, 4, 0]
+
+
+def test_padding_is_on_the_right_neither_seen_nor_trained():
+    rows = [
+        Tokenized("a", np.array([5, 6, 7], np.int32), np.array([False, True, True])),
+        Tokenized("b", np.array([8], np.int32), np.array([True])),
+    ]
+    batch = pad_batch(rows, pad_id=9)
+    assert batch.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 9]] and batch.input_ids_BT.dtype == torch.long
+    assert batch.attention_mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.trained_BT.tolist() == [[False, True, True], [True, False, False]]

@@ -1,0 +1,160 @@
+"""Oracle and negative tests of every task, without a model."""
+
+import json
+
+import pytest
+
+from posttrain.errors import PosttrainError
+from posttrain.evaluation.protocol import NotRun
+from posttrain.evaluation.run import all_of
+from posttrain.evaluation.suites import SUITES, TASKS, check_task_names, prompts, select
+from posttrain.evaluation.tasks.gsm8k import label, published_shots, worked
+from posttrain.verifiers.registry import check_names, verify
+
+NANO = [task for suite in SUITES.values() for task in suite if task.chat.data.startswith("nano:")]
+
+
+def mirror(data_dir):
+    return {
+        "openai/gsm8k": str(data_dir / "gsm8k"),
+        "google/IFEval": str(data_dir / "ifeval" / "input_data.jsonl"),
+        "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": str(data_dir / "tulu3" / "rlvr_sample.jsonl"),
+    }
+
+
+def judge(task, instance, response):
+    return all_of(
+        [verify(verifier, response, gold, mode=task.chat.verifier_mode) for verifier, gold in instance.checks]
+    )
+
+
+@pytest.mark.parametrize("task", NANO, ids=lambda task: task.name)
+def test_gold_answers_of_nano_score_one_and_empty_ones_zero(task):
+    instances = task.load(task.chat, {}, 40)
+    assert len(instances) == 40
+    for instance in instances:
+        assert judge(task, instance, instance.gold)["outcome"] == "correct", instance
+        if instance.checks != (("refusal", "comply"),):  # saying nothing is no refusal
+            assert judge(task, instance, "")["outcome"] == "wrong", instance
+
+
+@pytest.mark.parametrize("task", NANO, ids=lambda task: task.name)
+def test_the_answer_to_another_problem_is_wrong(task):
+    instances = task.load(task.chat, {}, 60)
+    crossed = [
+        judge(task, one, other.gold)["outcome"] == "correct"
+        for one, other in zip(instances, instances[1:], strict=False)
+        if one.checks != other.checks
+    ]
+    assert sum(crossed) < 0.5 * len(crossed)
+
+
+@pytest.mark.parametrize("kind", ["problems", "instructions", "facts", "requests"])
+def test_development_and_unseen_share_no_prompt(kind):
+    development, unseen = TASKS[f"nano_{kind}@nano"], TASKS[f"nano_{kind}_unseen@nano"]
+    assert not {f for _, f in development.fields({})} & {f for _, f in unseen.fields({})}
+
+
+def test_gold_answers_of_gsm8k_score_one_and_a_changed_number_zero(data_dir):
+    task = TASKS["gsm8k@paper"]
+    instances = task.load(task.chat, mirror(data_dir), None)
+    assert len(instances) == 1319
+    for instance in instances:
+        assert judge(task, instance, instance.gold)["outcome"] == "correct"
+    for instance in instances[:50]:
+        assert judge(task, instance, instance.gold + " Or rather 987654.")["outcome"] == "wrong"
+        assert judge(task, instance, "")["outcome"] == "wrong"
+
+
+def test_gsm8k_shows_the_eight_published_examples_as_turns(data_dir):
+    task = TASKS["gsm8k@paper"]
+    instance = task.load(task.chat, mirror(data_dir), 1)[0]
+    assert [turn["role"] for turn in instance.prompt] == ["user", "assistant"] * 8 + ["user"]
+    for user, assistant in zip(instance.prompt[0:16:2], instance.prompt[1:16:2], strict=True):
+        assert user["content"].startswith("Question: ")
+        assert assistant["content"].startswith("Answer: ")
+        assert "So the answer is " in assistant["content"]
+    golds = [label(turn["content"]) for turn in instance.prompt[1:16:2]]
+    assert golds == ["6", "5", "39", "8", "9", "29", "33", "8"]  # of the eight classic problems
+    assert instance.prompt[-1]["content"].startswith("Question: Janet")
+
+
+def test_plain_gsm8k_ends_where_the_answer_begins(data_dir):
+    task = TASKS["gsm8k@train-shots"]
+    text = task.load(task.plain, mirror(data_dir), 1)[0].prompt
+    assert text.count("Question: ") == 9
+    assert text.endswith("\nAnswer:")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("so\n#### 1,234", "1234"), ("#### 70000", "70000"), ("#### -5", "5"), ("#### 2.50", "2.50")],
+)
+def test_gsm8k_labels_follow_the_published_extraction(answer, expected):
+    assert label(answer) == expected
+
+
+def test_worked_solutions_lose_their_calculator_marks():
+    assert worked("2 + 3 = <<2+3=5>>5\nSo 5.\n#### 5") == "2 + 3 = 5 So 5. So the answer is 5."
+
+
+def test_a_prompt_without_examples_has_no_shots():
+    assert published_shots("Question: How many?") == []
+    assert published_shots("How many?") == []
+
+
+def test_ifeval_has_its_541_prompts_and_every_label_is_understood(data_dir):
+    task = TASKS["ifeval@paper"]
+    instances = task.load(task.chat, mirror(data_dir), None)
+    assert len({instance.id for instance in instances}) == 541
+    for instance in instances[::10]:
+        assert judge(task, instance, "")["outcome"] == "wrong"
+
+
+def test_ifeval_is_scored_loosely(tmp_path):
+    row = {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    path = tmp_path / "ifeval.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    task = TASKS["ifeval@paper"]
+    instance = task.load(task.chat, {"google/IFEval": str(path)}, None)[0]
+    assert judge(task, instance, "Sure, here it is:\nNo comma here.")["outcome"] == "correct"  # the first line may go
+    assert judge(task, instance, "One,\ntwo,\nthree, four\nfive, six")["outcome"] == "wrong"
+
+
+@pytest.mark.parametrize("name", ["gsm8k@paper", "ifeval@paper"])
+def test_missing_data_says_which_set_it_needs(name, tmp_path):
+    with pytest.raises(NotRun, match="needs (openai/gsm8k|google/IFEval)"):
+        TASKS[name].load(TASKS[name].chat, {}, None)
+    gone = {"openai/gsm8k": str(tmp_path / "no"), "google/IFEval": str(tmp_path / "no")}
+    with pytest.raises(NotRun, match="is no file"):
+        TASKS[name].load(TASKS[name].chat, gone, None)
+
+
+def test_tasks_without_data_are_absent_from_the_decontamination_prompts(data_dir):
+    assert set(prompts("development", {})) == {t.name for t in NANO if t in SUITES["development"]}
+    everything = prompts("development", mirror(data_dir))
+    assert set(everything) == {t.name for t in SUITES["development"]}
+    assert all(fields and all(fields) for items in everything.values() for _, fields in items)
+
+
+def test_every_protocol_has_a_hash_of_its_own_that_any_change_changes():
+    every = [protocol for task in TASKS.values() for protocol in (task.chat, task.plain)]
+    assert len({p.hash for p in every}) == len({p.name for p in every}) == len(every)
+
+
+def test_every_verifier_named_by_a_protocol_or_an_item_exists():
+    check_names({p.verifier for task in TASKS.values() for p in (task.chat, task.plain) if p.verifier})
+    check_names({v for task in NANO for i in task.load(task.chat, {}, 50) for v, _ in i.checks})
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name():
+    with pytest.raises(PosttrainError, match="nano_problems@nano"):
+        check_task_names(["nano_problem@nano"])
+    check_task_names(["nano_problems", "gsm8k@released"])
+
+
+def test_a_task_of_the_sealed_suite_does_not_slip_into_the_development_suite():
+    with pytest.raises(PosttrainError, match="unseen suite"):
+        select("development", ["nano_facts_unseen"])
+    assert select("development", ["gsm8k", "gsm8k@paper"]) == (TASKS["gsm8k@paper"],)
+    assert select("unseen") == SUITES["unseen"]

@@ -1,0 +1,115 @@
+"""From verdicts to scores, case by case."""
+
+import pytest
+import torch
+
+from posttrain.data.rows import VerifiablePrompt
+from posttrain.rl.buffer import Prompt, visits
+from posttrain.rl.figures import rollout_figures
+from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verify_rollout
+from posttrain.rl.rollouts import collect_rollout
+from posttrain.verifiers.verdict import Outcome, Verdict
+from tests.rl.tiny import WORDS, EchoSampler, prompt_row, tiny_tokenizer
+
+CORRECT, WRONG = Verdict("correct", 1.0), Verdict("wrong", 0.0)
+TIMEOUT, ERROR = Verdict("timeout", 0.0), Verdict("error", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([CORRECT], "correct"),
+        ([CORRECT, CORRECT, CORRECT], "correct"),
+        ([CORRECT, WRONG], "wrong"),
+        ([TIMEOUT, CORRECT], "timeout"),
+        ([WRONG, TIMEOUT], "timeout"),
+        ([CORRECT, ERROR], "error"),
+        ([ERROR, WRONG], "error"),
+        ([Verdict("wrong", 0.9)], "wrong"),  # a part of the way is no correct answer
+    ],
+)
+def test_a_row_with_several_checks_is_correct_only_if_all_are(verdicts, expected):
+    assert joint_outcome(verdicts) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "finished", "score", "weight"),
+    [
+        ("correct", True, 10.0, 1.0),
+        ("correct", False, -10.0, 1.0),  # replaced, not added
+        ("wrong", True, 0.0, 1.0),
+        ("wrong", False, -10.0, 1.0),
+        ("timeout", True, 0.0, 1.0),
+        ("timeout", False, -10.0, 1.0),
+        ("error", True, 0.0, 0.0),
+        ("error", False, -10.0, 0.0),
+    ],
+)
+def test_score_and_weight_of_each_case(outcome, finished, score, weight):
+    scores, weights = sample_scores([outcome], torch.tensor([finished]), 10.0, -10.0)
+    assert scores.tolist() == [score] and weights.tolist() == [weight]
+
+
+def test_shuffling_keeps_the_scores_with_their_weights_and_depends_on_the_step():
+    scores, weights = torch.arange(64.0), (torch.arange(64) % 3 > 0).float()
+    first, first_weights = shuffled(scores, weights, 1, 0)
+    again, _ = shuffled(scores, weights, 1, 0)
+    other, _ = shuffled(scores, weights, 1, 1)
+    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, scores)
+    assert sorted(first.tolist()) == scores.tolist()
+    assert torch.equal(first_weights, (first % 3 > 0).float())
+
+
+class RecordingPool:
+    """Judges by the label alone, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def verify(self, items):
+        self.asked = list(items)
+        return [CORRECT if label == "yes" else WRONG for _, _, label in self.asked]
+
+
+def rollout_of(rows, samples=2):
+    prompts = [Prompt(row, (3, 8, 4)) for row in rows]
+    return collect_rollout(
+        EchoSampler(),
+        visits(prompts, 0, 0, len(rows)),
+        0,
+        samples_per_prompt=samples,
+        temperature=1.0,
+        max_response_tokens=6,
+        stop_token_ids=[1],
+        pad_token_id=0,
+    )
+
+
+def test_each_sample_is_asked_once_for_each_check_of_its_row():
+    several = VerifiablePrompt("m", ({"role": "user", "content": "x"},), ("yes", "no", "yes"), ("a", "b", "c"), "toy")
+    single = VerifiablePrompt("s", ({"role": "user", "content": "x"},), "yes", "a", "toy")
+    rollout, pool = rollout_of([several, single]), RecordingPool()
+    verdicts = verify_rollout(pool, rollout, tiny_tokenizer())
+    expected = [
+        (name, " ".join(WORDS[token - 5] for token in response if token >= 5), label)
+        for row, response in zip(rollout.rows, rollout.responses, strict=True)
+        for name, label in row.checks
+    ]
+    assert pool.asked == expected
+    for row, found in zip(rollout.rows, verdicts, strict=True):
+        assert found == ((CORRECT, WRONG, CORRECT) if row is several else (CORRECT,))
+
+
+def test_errors_are_counted_and_left_out_of_the_means():
+    rollout = rollout_of([prompt_row(0, "red", "a"), prompt_row(1, "red", "b")])
+    names = ["+".join(name for name, _ in row.checks) for row in rollout.rows]
+    outcomes: list[Outcome] = ["correct", "error", "timeout", "wrong"]
+    scores = torch.tensor([10.0, 99.0, 0.0, -10.0])
+    figures = rollout_figures(rollout, outcomes, scores)
+    assert figures["score"] == 0 and figures["correct_rate"] == pytest.approx(1 / 3)
+    assert figures["error_rate"] == 0.25 and figures["timeout_rate"] == 0.25
+    assert figures["by_verifier"][names[0]] == {"samples": 1, "score": 10.0, "correct_rate": 1.0}
+    assert figures["by_verifier"][names[2]] == {"samples": 2, "score": -5.0, "correct_rate": 0.0}
+    assert figures["response_tokens"] == sum(map(len, rollout.responses)) / 4
+    tokens = [x for row, r in zip(rollout.sampler_logp_BT, rollout.response_BT, strict=True) for x in row[r].tolist()]
+    assert figures["entropy"] == pytest.approx(-sum(tokens) / len(tokens))

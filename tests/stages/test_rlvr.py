@@ -1,0 +1,272 @@
+"""The whole stage on a random two-layer Llama: it learns, it resumes to the bit, it refuses what makes no sense."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain.artifacts.jsonl import read_jsonl
+from posttrain.data.readers import write_rows
+from posttrain.errors import PosttrainError
+from posttrain.models.heads import TokenScorer, load_scorer, save_scorer
+from posttrain.models.load import load_policy, load_tokenizer, save_model
+from posttrain.recipe.schema import RLVR
+from posttrain.stages import rlvr
+from posttrain.stages.base import StageContext
+from tests.rl.tiny import WORDS, prompt_row, tiny_llama, tiny_tokenizer
+
+TINY = {
+    "kind": "rlvr",
+    "model": "policy",
+    "value_model": "scorer",
+    "data": "prompts.jsonl",
+    "steps": 4,
+    "prompts_per_step": 8,
+    "samples_per_prompt": 4,
+    "max_prompt_tokens": 8,
+    "max_response_tokens": 6,
+    "learning_rate": 1e-3,
+    "value_learning_rate": 3e-3,
+    "epochs": 2,
+    "micro_batch_tokens": 256,
+    "checkpoint_every": 2,
+}
+
+
+class Stop(Exception):
+    pass
+
+
+class Quiet:
+    """Progress that shows nothing, and raises after ``die_after`` steps to stand in for a kill."""
+
+    def __init__(self, die_after: int | None = None):
+        self.die_after, self.steps = die_after, 0
+        self.notes: list[str] = []
+        self.started: tuple[int, int] | None = None
+
+    def start(self, description: str, total: int, unit: str, done: int = 0) -> None:
+        self.started = (total, done)
+
+    def advance(self, amount: int = 1, **shown: float) -> None:
+        self.steps += amount
+        if self.steps == self.die_after:
+            raise Stop
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Folder(StageContext):
+    """A context whose references are names in one folder."""
+
+    def resolve(self, reference: str, revision: str | None = None) -> Path:
+        return self.output.parents[1] / reference
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_before():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """policy/, scorer/ and prompts.jsonl."""
+    folder = tmp_path_factory.mktemp("rlvr")
+    tokenizer = tiny_tokenizer()
+    policy = tiny_llama(tokenizer)
+    save_model(policy, tokenizer, folder / "policy")
+    save_scorer(TokenScorer.from_policy(policy), tokenizer, folder / "scorer")
+    write_rows(folder / "prompts.jsonl", [prompt_row(i, word) for i, word in enumerate(WORDS)])
+    return folder
+
+
+def run(inputs: Path, name: str, progress: Quiet | None = None, **settings) -> tuple[Path, dict]:
+    place = inputs / name
+    shutil.rmtree(place / "output", ignore_errors=True)
+    (place / "output").mkdir(parents=True)
+    (place / "checkpoints").mkdir(exist_ok=True)
+    context = Folder(
+        name="rlvr",
+        settings=RLVR.model_validate(TINY | settings),
+        inputs={},
+        output=place / "output",
+        checkpoints=place / "checkpoints",
+        progress=progress or Quiet(),
+        seed=1,
+        device="cpu",
+        hub_mirror={},
+    )
+    return place / "output", rlvr.run(context)
+
+
+def weights(folder: Path) -> Mapping[str, torch.Tensor]:
+    value = load_scorer(folder / "value_model").state_dict() if (folder / "value_model").exists() else {}
+    return dict(load_policy(folder).state_dict()) | {f"value.{name}": tensor for name, tensor in value.items()}
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def curve(folder: Path) -> list[dict]:
+    return [row for _, row in read_jsonl(folder / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_the_reward_rises(inputs, algorithm):
+    """Said back: the word asked for, then EOS. At random that is all but impossible."""
+    settings = {"steps": 25, "prompts_per_step": 16, "learning_rate": 3e-3, "beta": 0.01, "checkpoint_every": 100}
+    output, result = run(inputs, f"learns-{algorithm}", algorithm=algorithm, **settings)
+    rows = curve(output)
+    assert [row["step"] for row in rows] == list(range(1, 26))
+    assert rows[0]["score"] < -5 and sum(row["score"] for row in rows[-5:]) / 5 > 1.5
+    assert result["metrics"]["score_last"] > result["metrics"]["score_first"]
+    assert all(row["logp_gap"] < 1e-5 for row in rows)
+    assert rows[0]["ratio_max"] >= 1 and rows[0]["kl_token"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl_token"] > 0
+    assert rows[-1]["by_verifier"].keys() == {"substring"} and rows[-1]["seconds"].keys() == {
+        "generate",
+        "verify",
+        "learn",
+    }
+    tokens = sum(row["response_tokens"] for row in rows) * 16 * 4 * 2
+    assert result["metrics"]["trained_tokens"] == rows[-1]["trained_tokens"] == pytest.approx(tokens)
+    assert load_tokenizer(output).chat_template == tiny_tokenizer().chat_template
+    assert ("explained_variance" in rows[0]) == (output / "value_model").exists() == (algorithm == "ppo")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mode": "tulu3", "minibatches": 2},
+        {"value_warmup_steps": 3, "beta": 0.0},
+        {"algorithm": "grpo", "shuffle_rewards": True},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())) or "default",
+)
+def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings):
+    name = "resume" + "".join(map(str, settings.values()))
+    whole, result = run(inputs, name + "whole", **settings)
+    with pytest.raises(Stop):  # after the third of four steps; the checkpoint is of the second
+        run(inputs, name, Quiet(die_after=3), **settings)
+    progress = Quiet()
+    resumed, again = run(inputs, name, progress, **settings)
+    assert progress.started == (4, 2)
+    assert same(whole, resumed)
+    assert again == result
+    without_clock = [[row | {"seconds": None} for row in curve(folder)] for folder in (whole, resumed)]
+    assert without_clock[0] == without_clock[1]
+
+
+def test_warm_up_moves_the_value_model_alone(inputs):
+    output, _ = run(inputs, "warm", value_warmup_steps=4)
+    before, after = weights(inputs / "policy"), weights(output)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    scorer = load_scorer(inputs / "scorer").state_dict()
+    assert not all(torch.equal(scorer[name], after[f"value.{name}"]) for name in scorer)
+
+
+def test_micro_batches_are_a_matter_of_memory_only(inputs):
+    large, _ = run(inputs, "large", steps=1, micro_batch_tokens=4096)
+    small, _ = run(inputs, "small", steps=1, micro_batch_tokens=24)
+    first, second = weights(large), weights(small)
+    for name in first:  # Adam turns a gradient's rounding into a step where the gradient is nearly 0
+        close = torch.isclose(first[name], second[name], rtol=0, atol=1e-5).float().mean()
+        assert close > 0.99, name
+    a, b = curve(large)[0], curve(small)[0]
+    for name in ("policy_gradient_norm", "value_gradient_norm", "value_loss"):
+        assert a[name] == pytest.approx(b[name], rel=1e-3)
+
+
+def test_shuffled_rewards_change_the_weights_and_not_the_rollouts(inputs):
+    true, _ = run(inputs, "true", steps=1)
+    control, _ = run(inputs, "control", steps=1, shuffle_rewards=True)
+    assert curve(true)[0]["score"] == curve(control)[0]["score"]
+    assert not same(true, control)
+
+
+def test_disagreement_of_sampler_and_learner_stops_the_run_with_its_cause(inputs, monkeypatch):
+    monkeypatch.setattr(rlvr, "GapWatch", lambda dtype, over: exact(over))
+
+    def exact(over):
+        from posttrain.rl.probe import GapWatch
+
+        watch = GapWatch("float32", over)
+        watch.bound = -1.0  # no gap is small enough
+        return watch
+
+    with pytest.raises(PosttrainError, match=r"mean \|Δlogp\|.*stale weights"):
+        run(inputs, "gap", checkpoint_every=100)
+    checkpoints = inputs / "gap" / "checkpoints"
+    assert (checkpoints / "step-00000003.pt").exists()
+    monkeypatch.undo()
+    progress = Quiet()
+    run(inputs, "gap", progress, checkpoint_every=100)
+    assert progress.started == (4, 3)
+
+
+def test_long_prompts_and_bad_rows_are_set_aside_and_counted(inputs):
+    text = (inputs / "prompts.jsonl").read_text()
+    long = json.loads(text.splitlines()[0]) | {"messages": [{"role": "user", "content": "say " * 9}]}
+    (inputs / "mixed.jsonl").write_text(f"{text}{json.dumps(long)}\n{{broken\n")
+    progress = Quiet()
+    output, result = run(inputs, "mixed", progress, data="mixed.jsonl", steps=1)
+    assert result["rows"] == {"prompts": len(WORDS), "too_long": 1, "rejected": 1}
+    assert len(list(read_jsonl(output / "set_aside.jsonl"))) == len(list(read_jsonl(output / "rejected.jsonl"))) == 1
+    assert any("set aside" in note for note in progress.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"algorithm": "grpo", "samples_per_prompt": 1}, "samples_per_prompt"),
+        ({"dtype": "bfloat16"}, "float32"),
+        ({"max_prompt_tokens": 2}, "max_prompt_tokens"),
+        ({"micro_batch_tokens": 5}, "micro_batch_tokens"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(inputs, settings, message):
+    with pytest.raises(PosttrainError, match=message):
+        run(inputs, "refused", **settings)
+
+
+def test_an_unknown_verifier_is_refused_before_anything_runs(inputs):
+    write_rows(inputs / "unknown.jsonl", [prompt_row(0, "red", "substrin")])
+    progress = Quiet()
+    with pytest.raises(PosttrainError, match="substring"):
+        run(inputs, "unknown", progress, data="unknown.jsonl")
+    assert progress.started is None
+
+
+def test_labels_that_cannot_be_read_train_nothing_and_are_reported(inputs):
+    unreadable = replace(prompt_row(99, "cat"), ground_truth="not a list")
+    write_rows(inputs / "some.jsonl", [prompt_row(0, "red"), unreadable])
+    progress = Quiet()
+    output, result = run(inputs, "some", progress, data="some.jsonl", steps=2)
+    assert (
+        result["metrics"]["verifier_errors"] == 2 * 32 / 2 and [row["error_rate"] for row in curve(output)] == [0.5] * 2
+    )
+    assert len(progress.notes) == 1 and "cannot be judged" in progress.notes[0]
+    write_rows(inputs / "none.jsonl", [unreadable])
+    with pytest.raises(PosttrainError, match="not one of 32 answers"):
+        run(inputs, "none", data="none.jsonl")
+
+
+def test_a_value_model_with_other_token_ids_is_refused(inputs):
+    tokenizer = load_tokenizer(inputs / "scorer")
+    tokenizer.add_tokens(["other"])
+    shutil.copytree(inputs / "scorer", inputs / "foreign", dirs_exist_ok=True)
+    tokenizer.save_pretrained(inputs / "foreign")
+    with pytest.raises(PosttrainError, match="token ids"):
+        run(inputs, "foreign-run", value_model="foreign")

@@ -1,0 +1,98 @@
+"""Checkpoints: whole or absent, the last two, the same bits back."""
+
+import builtins
+import errno
+
+import pytest
+import torch
+
+from posttrain.errors import PosttrainError
+from posttrain.training.checkpoint import checkpoints, load_latest, save_checkpoint
+from posttrain.training.optimizer import build_adamw
+
+
+def trained(seed: int, steps: int):
+    torch.manual_seed(seed)
+    module = torch.nn.Linear(4, 3)
+    optimizer = build_adamw(module.parameters(), 1e-2)
+    for _ in range(steps):
+        module(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return module, optimizer
+
+
+def one_more_step(module, optimizer):
+    module(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_training_goes_on_to_the_bit_after_a_load(tmp_path):
+    module, optimizer = trained(0, 3)
+    save_checkpoint(tmp_path, 3, modules={"m": module}, optimizers={"o": optimizer}, extra={"note": "three"})
+    expected = one_more_step(module, optimizer)  # uses torch's random state, which the checkpoint holds
+
+    fresh, fresh_optimizer = trained(99, 1)
+    assert load_latest(tmp_path, modules={"m": fresh}, optimizers={"o": fresh_optimizer}) == (3, {"note": "three"})
+    assert torch.equal(one_more_step(fresh, fresh_optimizer), expected)
+
+
+def test_only_the_last_two_are_kept_and_the_newest_is_read(tmp_path):
+    module, optimizer = trained(0, 1)
+    for step in (5, 10, 15):
+        save_checkpoint(tmp_path, step, modules={"m": module}, optimizers={"o": optimizer})
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000010.pt", "step-00000015.pt"]
+    assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (15, {})
+    assert load_latest(tmp_path / "absent", modules={"m": module}, optimizers={"o": optimizer}) is None
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path):
+    module, optimizer = trained(0, 1)
+    for step in (5, 10):
+        last = save_checkpoint(tmp_path, step, modules={"m": module}, optimizers={"o": optimizer})
+    last.write_bytes(last.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (5, {})
+
+
+def test_a_full_disk_is_named_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    module, optimizer = trained(0, 1)
+    save_checkpoint(tmp_path, 5, modules={"m": module}, optimizers={"o": optimizer})
+
+    real_open = builtins.open
+
+    def full(path, mode="r", *rest, **named):
+        file = real_open(path, mode, *rest, **named)
+        if "w" in mode and str(tmp_path) in str(path):
+
+            def refuse(data):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            file.close()
+
+            class Full:
+                write = staticmethod(refuse)
+                flush = staticmethod(lambda: None)
+                __enter__ = lambda self: self  # noqa: E731
+                __exit__ = lambda self, *_: None  # noqa: E731
+
+            return Full()
+        return file
+
+    monkeypatch.setattr(builtins, "open", full)
+    with pytest.raises(PosttrainError, match="step-00000010.pt"):
+        save_checkpoint(tmp_path, 10, modules={"m": module}, optimizers={"o": optimizer})
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005.pt"]
+    assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (5, {})
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    module, optimizer = trained(0, 1)
+    save_checkpoint(tmp_path, 5, modules={"m": module}, optimizers={"o": optimizer})
+    other = torch.nn.Linear(4, 7)
+    with pytest.raises(PosttrainError, match="another model"):
+        load_latest(tmp_path, modules={"m": other}, optimizers={"o": build_adamw(other.parameters(), 1e-2)})
+    with pytest.raises(PosttrainError, match="modules"):
+        load_latest(tmp_path, modules={"m": module, "value": other}, optimizers={"o": optimizer})
