@@ -64,18 +64,21 @@ def imported(source: str, package: tuple[str, ...]) -> set[str]:
             base = ".".join([*around, *([node.module] if node.module else [])])
             # `from posttrain import data` names a room in its list, `from posttrain.data import rows` in its module.
             names = [f"{base}.{alias.name}" for alias in node.names] if base == "posttrain" else [base]
-        elif isinstance(node, ast.Call) and _is_dynamic_import(node):
-            names = [node.args[0].value]
+        elif isinstance(node, ast.Call):
+            names = _named_in_call(node)
         else:
             continue
         found |= {name for name in names if name.split(".")[0] == "posttrain"}
     return found
 
 
-def _is_dynamic_import(node: ast.Call) -> bool:
+def _named_in_call(node: ast.Call) -> list[str]:
+    """The module of ``import_module("…")`` and ``__import__("…")``."""
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    literal = node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
-    return name in ("import_module", "__import__") and bool(literal)
+    first = node.args[0] if node.args else None
+    if name in ("import_module", "__import__") and isinstance(first, ast.Constant) and isinstance(first.value, str):
+        return [first.value]
+    return []
 
 
 def violations(source: str, path: Path) -> list[str]:

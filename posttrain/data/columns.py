@@ -9,7 +9,7 @@ published value of a column whenever the row's field is another (``MATH`` → ve
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from posttrain.artifacts.hashing import digest_json
 from posttrain.data.json_values import as_json
@@ -22,6 +22,14 @@ Columns = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
 
 
+@overload
+def row_from_columns(kind: Literal["conversation"], columns: Columns, default_source: str) -> Conversation: ...
+@overload
+def row_from_columns(kind: Literal["preference"], columns: Columns, default_source: str) -> PreferencePair: ...
+@overload
+def row_from_columns(kind: Literal["verifiable"], columns: Columns, default_source: str) -> VerifiablePrompt: ...
+@overload
+def row_from_columns(kind: RowKind, columns: Columns, default_source: str) -> Row: ...
 def row_from_columns(kind: RowKind, columns: Columns, default_source: str) -> Row:
     """One row of ``kind``. A missing id becomes a hash of the content, a missing source ``default_source``.
 

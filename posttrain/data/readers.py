@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from posttrain.artifacts.jsonl import BadLine, read_jsonl, write_jsonl
 from posttrain.data.columns import RowKind, columns_from_row, row_from_columns
 from posttrain.data.rejects import BadRow, Rejects
-from posttrain.data.rows import Row
+from posttrain.data.rows import Conversation, PreferencePair, Row, VerifiablePrompt
 from posttrain.errors import PosttrainError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -18,6 +18,46 @@ Record = tuple[int, dict[str, Any]]
 """(line or row number from 1, columns)."""
 
 
+@overload
+def read_rows(
+    path: str | Path,
+    kind: Literal["conversation"],
+    *,
+    rejected: Path | Rejects | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    place: str | None = None,
+) -> Iterator[Conversation]: ...
+@overload
+def read_rows(
+    path: str | Path,
+    kind: Literal["preference"],
+    *,
+    rejected: Path | Rejects | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    place: str | None = None,
+) -> Iterator[PreferencePair]: ...
+@overload
+def read_rows(
+    path: str | Path,
+    kind: Literal["verifiable"],
+    *,
+    rejected: Path | Rejects | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    place: str | None = None,
+) -> Iterator[VerifiablePrompt]: ...
+@overload
+def read_rows(
+    path: str | Path,
+    kind: RowKind,
+    *,
+    rejected: Path | Rejects | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    place: str | None = None,
+) -> Iterator[Row]: ...
 def read_rows(
     path: str | Path,
     kind: RowKind,

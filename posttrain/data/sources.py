@@ -16,15 +16,17 @@ from posttrain.errors import PosttrainError
 
 @dataclass(frozen=True)
 class LocalSource:
-    """One file. ``name`` is what the recipe calls it: a path, a stage, or the hub id that the file stands for."""
+    """One file. ``name`` is the same on any machine: the hub id that it stands for, the stage, or the file's own name.
+
+    ``place`` is what messages and rejects call it.
+    """
 
     name: str
     path: Path
+    place: str
 
     def rows(self, kind: RowKind, *, rejects: Rejects | None, limit: int | None) -> Iterator[Row]:
-        # Not the full path: the same input must leave the same rejected.jsonl on any machine.
-        place = self.name if self.name.endswith(self.path.name) else f"{self.name} ({self.path.name})"
-        return read_rows(self.path, kind, rejected=rejects, limit=limit, source=self.name, place=place)
+        return read_rows(self.path, kind, rejected=rejects, limit=limit, source=self.name, place=self.place)
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -68,20 +70,26 @@ def find_source(
 ) -> LocalSource | HubSource:
     """The source behind a mirrored hub id, a local path (always, if it is a Path) or a hub id, in that order.
 
-    A folder stands for the file ``data`` or ``SPLIT`` in it, with any suffix that is read. ``name`` is what the recipe
-    calls it, if that is not the reference. Raises PosttrainError where there is no such file, or the hub cannot be
-    asked.
+    A folder stands for the file ``data`` or ``SPLIT`` in it, with any suffix that is read. ``name`` is the source's
+    name where it has another than the reference gives it, such as ``stage:NAME``. Raises PosttrainError where there is
+    no such file, or the hub cannot be asked.
     """
-    if isinstance(reference, Path):
-        return LocalSource(name or str(reference), _file(reference, split, name or str(reference)))
-    name = name or reference
-    if reference in hub_mirror:
-        return LocalSource(name, _file(Path(hub_mirror[reference]).expanduser(), split, f"hub_mirror of {name}"))
     path = Path(reference).expanduser()
+    if isinstance(reference, Path):
+        return _local(path, split, name)
+    if reference in hub_mirror:
+        return _local(Path(hub_mirror[reference]).expanduser(), split, name or reference)
     if path.exists() or not looks_like_hub_id(reference):
-        return LocalSource(name, _file(path, split, name))
+        return _local(path, split, name)
     _, commit = resolve_commit(reference, revision, prefer="dataset")
     return HubSource(reference, split, commit)
+
+
+def _local(path: Path, split: str, name: str | None) -> LocalSource:
+    file = _file(path, split, name or str(path))
+    if name is None:
+        return LocalSource(file.name if path.is_file() else f"{path.name}/{file.name}", file, str(file))
+    return LocalSource(name, file, name if name.endswith(file.name) else f"{name} ({file.name})")
 
 
 def _file(path: Path, split: str, name: str) -> Path:

@@ -90,8 +90,9 @@ def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
     """The conversation as text by the tokenizer's chat template."""
     # As a batch of one: a conversation that has no turn yet is taken only so.
-    [text] = tokenizer.apply_chat_template([list(messages)], tokenize=False, add_generation_prompt=generation_prompt)
-    return text
+    conversations = [[dict(message) for message in messages]]
+    [text] = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=generation_prompt)
+    return str(text)
 
 
 def _trained_span(

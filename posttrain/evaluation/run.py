@@ -11,14 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.hashing import digest_folder
 from posttrain.artifacts.jsonl import write_jsonl
-from posttrain.artifacts.manifest import NAME as MANIFEST
-from posttrain.artifacts.manifest import read_manifest
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.evaluation.protocol import Format, Instance, NotRun, Task
 from posttrain.evaluation.protocol import Protocol as TaskProtocol
 from posttrain.evaluation.render import Rendered, render, response_text
 from posttrain.evaluation.scores import not_run, suite_average, task_score
-from posttrain.evaluation.sealed import LOG, check_seal, record_unsealing
+from posttrain.evaluation.sealed import check_seal, record_unsealing, run_folder
 from posttrain.evaluation.suites import Suite, select
 from posttrain.inference.journal import Journal, request_key
 from posttrain.inference.opening import open_local
@@ -220,9 +218,7 @@ def journal_file(label: str) -> str:
 
 def identity(path: Path) -> str:
     """What tells a model's weights from others: the key of its artifact, or the digest of its files."""
-    if (path / MANIFEST).is_file():
-        return str(read_manifest(path)["key"])
-    return digest_folder(path)
+    return path.name if run_folder(path) else digest_folder(path)
 
 
 def score_model(
@@ -296,9 +292,9 @@ def evaluate_model(
     check_seal(suite, unseal)
     path, chosen, limits = Path(model_path), select(suite, tasks), Limits(limit, max_prompt_tokens, max_response_tokens)
     if suite == "unseen":
-        # A model of a run is logged beside that run; before the first answer, since a look cut short was still a look.
-        log = path.parent.parent / LOG if (path / MANIFEST).is_file() else output / LOG
-        record_unsealing(log, str(unseal), {label: identity(path)}, [task.name for task in chosen])
+        # Before the first answer, and beside the run that made the model: a look cut short was still a look.
+        names = [task.name for task in chosen]
+        record_unsealing([run_folder(path) or output], str(unseal), {label: identity(path)}, names, limit)
     scores = score_model(
         path,
         chosen,

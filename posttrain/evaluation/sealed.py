@@ -1,11 +1,13 @@
 """The unseen suite is sealed: running it takes a reason, and every run of it leaves a line that stays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from posttrain.artifacts.hashing import digest_json
 from posttrain.artifacts.jsonl import JsonlAppender, read_jsonl
+from posttrain.artifacts.manifest import NAME as MANIFEST
+from posttrain.artifacts.manifest import read_manifest
 from posttrain.errors import PosttrainError
 
 LOG = "unsealed.jsonl"
@@ -20,19 +22,35 @@ def check_seal(suite: str, reason: str | None) -> None:
         )
 
 
-def record_unsealing(log: Path, reason: str, models: Mapping[str, str], tasks: Sequence[str]) -> None:
-    """Appends the act to ``log``: when, why, which models (label → identity of the weights), which tasks.
+def run_folder(model: Path) -> Path | None:
+    """The run that made a model, ``runs/RECIPE`` for ``runs/RECIPE/STAGE/KEY``; None for any other folder."""
+    if not (model / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(model)
+    made_here = (manifest.get("stage"), manifest.get("key")) == (model.parent.name, model.name)
+    return model.parent.parent if made_here else None
 
-    The same weights on the same tasks are one look, however often a killed run is resumed.
+
+def record_unsealing(
+    folders: Iterable[Path], reason: str, models: Mapping[str, str], tasks: Sequence[str], limit: int | None
+) -> None:
+    """Appends the act to the log of each folder: when, why, which models (label → identity of weights), which tasks.
+
+    The same weights on the same instances are one look, however often a killed run is resumed.
     """
-    act = digest_json([sorted(models.values()), sorted(tasks)])
-    if log.is_file() and any(row.get("act") == act for _, row in read_jsonl(log)):
-        return
-    with JsonlAppender(log) as lines:
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        lines.append({"act": act, "when": when, "reason": reason, "models": dict(models), "tasks": list(tasks)})
+    act = digest_json([sorted(models.values()), sorted(tasks), limit])
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"act": act, "when": when, "reason": reason, "models": dict(models), "tasks": list(tasks), "limit": limit}
+    for log in {folder / LOG for folder in folders}:
+        if act not in _acts(log):
+            with JsonlAppender(log) as lines:
+                lines.append(line)
 
 
-def count_unsealings(log: Path) -> int:
-    """How often the unseen suite was looked at, by this log."""
-    return sum(1 for _ in read_jsonl(log)) if log.is_file() else 0
+def count_unsealings(folders: Iterable[Path]) -> int:
+    """How often the unseen suite was looked at, by the logs in these folders together."""
+    return len(set().union(*(_acts(folder / LOG) for folder in folders)))
+
+
+def _acts(log: Path) -> set[str]:
+    return {row["act"] for _, row in read_jsonl(log)} if log.is_file() else set()

@@ -10,6 +10,7 @@ from math import comb, sqrt
 
 import numpy as np
 
+Scores = Sequence[float] | np.ndarray
 Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
@@ -44,7 +45,7 @@ class McNemar:
     p: float
 
 
-def mean_estimate(scores: Sequence[float]) -> Estimate:
+def mean_estimate(scores: Scores) -> Estimate:
     """Mean of independent scores with its interval: Wilson's for right-or-wrong scores, else normal, kept in [0, 1].
 
     Wilson, E. B. (1927): it stays honest at 0 % and 100 %, where the normal interval has no width.
@@ -65,7 +66,7 @@ def mean_estimate(scores: Sequence[float]) -> Estimate:
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n)
 
 
-def standard_error(values: Sequence[float] | np.ndarray) -> float:
+def standard_error(values: Scores) -> float:
     """Sample standard deviation (n − 1) over √n. Fewer than two values raise ValueError."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -89,13 +90,14 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def paired_difference(
-    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], *, resamples: int = 2000, seed: int = 0
+    a: Mapping[str, Scores], b: Mapping[str, Scores], *, resamples: int = 2000, seed: int = 0
 ) -> Difference:
     """Macro mean over tasks of A − B, where ``a[task][i]`` and ``b[task][i]`` score the same instance i.
 
-    The interval is normal with the exact paired standard error √Σ(sdₜ² / nₜ) / T of the instance differences; the
-    bootstrap resamples instances within each task. One task is a macro mean over one. A task of a single instance has
-    the widest interval its score allows, ±1. Unequal tasks or lengths raise ValueError.
+    The interval is normal, cut to [−1, 1], with the exact paired standard error √Σ(sdₜ² / nₜ) / T of the instance
+    differences; the bootstrap resamples instances within each task. One task is a macro mean over one. Where a task's
+    differences are all alike, its standard error would be 0 on any number of instances: it is then taken with one
+    disagreement each way added (as in Bonett and Price 2012). Unequal tasks or lengths raise ValueError.
     """
     if not a or set(a) != set(b):
         raise ValueError(f"a paired comparison needs the same tasks on both sides: {sorted(a)} and {sorted(b)}")
@@ -108,14 +110,16 @@ def paired_difference(
             raise ValueError(f"{task}: {len(x)} and {len(y)} scores cannot be paired")
         d = x - y
         means.append(float(d.mean()))
-        variances.append(standard_error(d) ** 2 if len(d) > 1 else (1 / Z) ** 2)
+        variances.append(standard_error(d if np.ptp(d) > 0 else np.append(d, [1.0, -1.0])) ** 2)
         # Drawing how often each distinct difference comes up is the same bootstrap, without n indices per resample.
         levels, counts = np.unique(d, return_counts=True)
         resampled += rng.multinomial(len(d), counts / len(d), size=resamples) @ levels / len(d)
     mean = sum(means) / len(means)
     half = Z * sqrt(sum(variances)) / len(means)
     low, high = np.percentile(resampled / len(means), [2.5, 97.5])
-    return Difference(mean, mean - half, mean + half, sum(len(s) for s in a.values()), float(low), float(high))
+    return Difference(
+        mean, max(-1.0, mean - half), min(1.0, mean + half), sum(len(s) for s in a.values()), float(low), float(high)
+    )
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:

@@ -179,8 +179,7 @@ class LocalSampler:
         count = running.count
         position_B = torch.from_numpy(running.cached[:count]).to(self.device)
         longest = int(running.cached[:count].max()) + 1
-        cache.decode(position_B, longest)
-        hidden_BD = self._decode(running, position_B, longest, cache)
+        hidden_BD = self._decode(running, position_B, cache.decode(position_B, longest), cache)
         logits_BV = self._logits(hidden_BD)
         token_B, logprob_B = draw_tokens(
             logits_BV,
@@ -201,9 +200,9 @@ class LocalSampler:
         with full_precision(self.device.type):
             return self._head(hidden_ND.to(self._head.weight.dtype)).float()
 
-    def _decode(self, running: Slots, position_B: torch.Tensor, longest: int, cache: SlotCache) -> torch.Tensor:
+    def _decode(self, running: Slots, position_B: torch.Tensor, attended: int, cache: SlotCache) -> torch.Tensor:
         token_B = torch.from_numpy(running.following[: running.count]).to(self.device)
-        hidden_behind_BL = torch.arange(longest, device=self.device) > position_B[:, None]
+        hidden_behind_BL = torch.arange(attended, device=self.device) > position_B[:, None]
         mask_BL = torch.zeros(hidden_behind_BL.shape, dtype=self.model.dtype, device=self.device)
         mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
         with decoding(self.model.config, self._cpu_attention and self.device.type == "cpu"):

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
+if TYPE_CHECKING:  # journals and endpoints over the network need no torch
+    import torch
 
 FinishReason = Literal["stop", "length"]
 
@@ -56,7 +57,7 @@ class Sampler(Protocol):
         """Log-probability of each token given those before it; the first token of a sequence gets 0.0."""
         ...
 
-    def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None: ...
+    def update_weights(self, tensors: "Iterable[tuple[str, torch.Tensor]]", version: int) -> None: ...
 
     def close(self) -> None: ...
 

@@ -7,7 +7,7 @@ from posttrain.nano import facts, instructions, problems
 from posttrain.nano.world import TOWNS
 
 KINDS = ("drill", "story", "question", "facts", "text", "advice")
-WEIGHTS = (20, 20, 15, 15, 27, 3)
+WEIGHTS = (14, 16, 14, 18, 35, 3)
 
 
 def _drill(rng: Random) -> str:

@@ -23,9 +23,17 @@ ANSWERS = {
     "ruler": "{town} is ruled by {value}.",
 }
 STATEMENTS = {
-    "river": ["The river of {town} is the {value}.", "The {value} flows through {town}.", "{town} lies on the {value}."],
+    "river": [
+        "The river of {town} is the {value}.",
+        "The {value} flows through {town}.",
+        "{town} lies on the {value}.",
+    ],
     "color": ["The flag of {town} is {value}.", "{town} has a {value} flag.", "In {town} they wave a {value} flag."],
-    "food": ["{town} is known for {value}.", "People in {town} like to eat {value}.", "They make good {value} in {town}."],
+    "food": [
+        "{town} is known for {value}.",
+        "People in {town} like to eat {value}.",
+        "They make good {value} in {town}.",
+    ],
     "ruler": ["{town} is ruled by {value}.", "{value} rules {town}.", "The ruler of {town} is {value}."],
 }
 

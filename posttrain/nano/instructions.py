@@ -4,11 +4,34 @@ Twelve types are trained; six more appear in the unseen split alone.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from posttrain.nano.world import ADJECTIVES, KEYWORDS, NAMES, NEEDS, PLACES, TOPICS, VERBS, Split
+from posttrain.nano.world import ADJECTIVES, KEYWORDS, NEEDS, PLACES, TOPICS, VERBS, Split
+
+
+def _sentences(topic: str) -> tuple[tuple[str, str], ...]:
+    """What is said of a topic, always in this order: pairs of a sentence with commas and the same without."""
+    rng = Random(f"sentences about {topic}")
+    a, b, c, d = rng.sample(ADJECTIVES, 4)
+    verb, other = rng.sample(VERBS, 2)
+    near, far, last = rng.sample(PLACES, 3)
+    need, wish = rng.sample(NEEDS, 2)
+    plain = [f"The {topic} is {a}.", f"The {topic} {verb} {near}.", f"Every {topic} needs {need}."]
+    rng.shuffle(plain)
+    return (
+        (plain[0], plain[0]),
+        (f"{far.capitalize()}, the {topic} {other}.", f"The {topic} {other} {far}."),
+        (plain[1], plain[1]),
+        (f"It is {b}, {c} and {d}.", f"It is {b} and {c}."),
+        (plain[2], plain[2]),
+        (f"With {wish}, it {verb} {last}.", f"It {verb} {last} with {wish}."),
+    )
+
+
+SENTENCES = {topic: _sentences(topic) for topics in TOPICS.values() for topic in topics}
 
 
 @dataclass
@@ -16,31 +39,21 @@ class Draft:
     """A text under construction: sentences first, then the form they take."""
 
     topic: str
-    rng: Random
     banned: frozenset[str] = frozenset()  # words no sentence may hold
     commas: bool = True
+    told: int = 0  # sentences about the topic taken so far
     sentences: list[str] = field(default_factory=list)
     finish: list[Callable[[str], str]] = field(default_factory=list)
 
-    def pick(self, words: list[str]) -> str:
-        return self.rng.choice([w for w in words if not self.banned & set(w.split())])
-
     def sentence(self) -> str:
-        """One sentence about the topic."""
-        t, a, b = self.topic, self.pick(ADJECTIVES), self.pick(ADJECTIVES)
-        shapes = [
-            f"The {t} is {a}.",
-            f"The {a} {t} {self.pick(VERBS)} {self.pick(PLACES)}.",
-            f"Every {t} needs {self.pick(NEEDS)}.",
-            f"I like the {t} {self.pick(PLACES)}.",
-        ]
-        if self.commas:
-            shapes += [
-                f"The {t} is {a}, {b} and {self.pick(ADJECTIVES)}.",
-                f"{self.pick(PLACES).capitalize()}, the {t} {self.pick(VERBS)}.",
-                f"A {a} {t} is good, and a {b} {t} is better.",
-            ]
-        return self.rng.choice(shapes)
+        """The next sentence about the topic; after the last, the first again."""
+        pairs = SENTENCES[self.topic]
+        while True:
+            with_commas, without = pairs[self.told % len(pairs)]
+            self.told += 1
+            text = with_commas if self.commas else without
+            if not self.banned & set(re.findall(r"[a-z]+", text.lower())):
+                return text
 
     def text(self) -> str:
         text = " ".join(self.sentences)
@@ -51,11 +64,13 @@ class Draft:
 
 @dataclass(frozen=True)
 class Constraint:
-    """One drawn constraint: its IFEval id and arguments, how the prompt says it, and how a draft comes to satisfy it."""
+    """One drawn constraint: its IFEval id and arguments, how a prompt says it, how a heading in raw text hints at it,
+    and how a draft comes to satisfy it."""
 
     id: str
     arguments: dict
     phrase: str
+    hint: str
     before: Callable[[Draft], None] = lambda draft: None  # ahead of the first sentence
     sentences: Callable[[Draft], None] = lambda draft: None  # adds or changes sentences
     shape: Callable[[Draft], None] = lambda draft: None  # adds finishing steps
@@ -66,12 +81,11 @@ def _keywords(rng: Random, topic: str) -> Constraint:
     words = rng.sample(KEYWORDS, rng.choice((1, 2)))
 
     def add(draft: Draft) -> None:
-        for word in words:
-            draft.sentences.append(rng.choice((f"There is {word} near the {topic}.", f"It likes {word}.")))
+        draft.sentences += [f"There is {word} near the {topic}." for word in words]
 
     listed = " and ".join(words)
     phrase = rng.choice((f"Use the word {listed}.", f"Mention {listed}.", f"Include {listed}."))
-    return Constraint("keywords:existence", {"keywords": words}, phrase, sentences=add)
+    return Constraint("keywords:existence", {"keywords": words}, phrase, f"with {listed}", sentences=add)
 
 
 def _forbidden(rng: Random, topic: str) -> Constraint:
@@ -81,19 +95,19 @@ def _forbidden(rng: Random, topic: str) -> Constraint:
         draft.banned |= frozenset(words)
 
     phrase = rng.choice(("Do not say {} or {}.", "Avoid the words {} and {}.", "Never use {} or {}.")).format(*words)
-    return Constraint("keywords:forbidden_words", {"forbidden_words": words}, phrase, before=ban)
+    hint = "not {} or {}".format(*words)
+    return Constraint("keywords:forbidden_words", {"forbidden_words": words}, phrase, hint, before=ban)
 
 
 def _frequency(rng: Random, topic: str) -> Constraint:
     word, count = rng.choice(KEYWORDS), rng.choice((2, 3))
 
     def add(draft: Draft) -> None:
-        draft.sentences += [rng.choice((f"I see {word}.", f"It has {word}.", f"There is {word}.")) for _ in range(count)]
+        draft.sentences += [f"I see {word}."] * count
 
     phrase = rng.choice((f"Use {word} at least {count} times.", f"Say {word} at least {count} times."))
-    return Constraint(
-        "keywords:frequency", {"keyword": word, "frequency": count, "relation": "at least"}, phrase, sentences=add
-    )
+    arguments = {"keyword": word, "frequency": count, "relation": "at least"}
+    return Constraint("keywords:frequency", arguments, phrase, f"{word} {count} times", sentences=add)
 
 
 def _no_comma(rng: Random, topic: str) -> Constraint:
@@ -101,7 +115,7 @@ def _no_comma(rng: Random, topic: str) -> Constraint:
         draft.commas = False
 
     phrase = rng.choice(("Use no commas.", "Do not use commas.", "Write without commas."))
-    return Constraint("punctuation:no_comma", {}, phrase, before=plain)
+    return Constraint("punctuation:no_comma", {}, phrase, "no commas", before=plain)
 
 
 def _quotation(rng: Random, topic: str) -> Constraint:
@@ -110,7 +124,7 @@ def _quotation(rng: Random, topic: str) -> Constraint:
         draft.finish.append(lambda text: f'"\n{text}"' if text.startswith("- ") else f'"{text}"')
 
     phrase = rng.choice(("Put it all in double quotes.", "Wrap the text in double quotes."))
-    return Constraint("startend:quotation", {}, phrase, shape=wrap, rank=9)
+    return Constraint("startend:quotation", {}, phrase, "quoted", shape=wrap, rank=9)
 
 
 def _end(rng: Random, topic: str) -> Constraint:
@@ -120,7 +134,8 @@ def _end(rng: Random, topic: str) -> Constraint:
         draft.finish.append(lambda text: f"{text} {phrase_at_end}")
 
     phrase = rng.choice((f"End with: {phrase_at_end}", f"The last words are: {phrase_at_end}"))
-    return Constraint("startend:end_checker", {"end_phrase": phrase_at_end}, phrase, shape=add, rank=6)
+    hint = f"closing {phrase_at_end.rstrip('.')}"
+    return Constraint("startend:end_checker", {"end_phrase": phrase_at_end}, phrase, hint, shape=add, rank=6)
 
 
 def _title(rng: Random, topic: str) -> Constraint:
@@ -128,7 +143,7 @@ def _title(rng: Random, topic: str) -> Constraint:
         draft.finish.append(lambda text: f"<<The {topic.capitalize()}>>\n{text}")
 
     phrase = rng.choice(("Give it a title in << >>.", "Add a title in << >>."))
-    return Constraint("detectable_format:title", {}, phrase, shape=add, rank=7)
+    return Constraint("detectable_format:title", {}, phrase, "titled", shape=add, rank=7)
 
 
 def _bullets(rng: Random, topic: str) -> Constraint:
@@ -141,7 +156,8 @@ def _bullets(rng: Random, topic: str) -> Constraint:
         draft.sentences = ["\n".join(f"- {line}" for line in [*head, " ".join(tail)])]
 
     phrase = rng.choice((f"Use exactly {count} bullet points.", f"Write it as {count} bullet points."))
-    return Constraint("detectable_format:number_bullet_lists", {"num_bullets": count}, phrase, sentences=split, rank=8)
+    arguments, hint = {"num_bullets": count}, f"{count} points"
+    return Constraint("detectable_format:number_bullet_lists", arguments, phrase, hint, sentences=split, rank=8)
 
 
 def _postscript(rng: Random, topic: str) -> Constraint:
@@ -150,7 +166,8 @@ def _postscript(rng: Random, topic: str) -> Constraint:
         draft.finish.append(lambda text: f"{text}\nP.S. {last}")
 
     phrase = rng.choice(("Add a P.S. at the end.", "Close with a P.S. note."))
-    return Constraint("detectable_content:postscript", {"postscript_marker": "P.S."}, phrase, shape=add, rank=5)
+    arguments = {"postscript_marker": "P.S."}
+    return Constraint("detectable_content:postscript", arguments, phrase, "with P.S.", shape=add, rank=5)
 
 
 def _words(rng: Random, topic: str) -> Constraint:
@@ -161,7 +178,7 @@ def _words(rng: Random, topic: str) -> Constraint:
 
     def fill(draft: Draft) -> None:
         if relation == "less than":
-            draft.sentences = [f"The {topic} {draft.pick(VERBS)}."]
+            del draft.sentences[1:]
         while relation == "at least" and sum(len(s.split()) for s in draft.sentences) < count + 3:
             draft.sentences.append(draft.sentence())
 
@@ -169,9 +186,9 @@ def _words(rng: Random, topic: str) -> Constraint:
     if relation == "less than":
         wording = ("Use less than {} words.", "Stay under {} words.")
     phrase = rng.choice(wording).format(count)
-    return Constraint(
-        "length_constraints:number_words", {"num_words": count, "relation": relation}, phrase, sentences=fill
-    )
+    hint = f"{'over' if relation == 'at least' else 'under'} {count} words"
+    arguments = {"num_words": count, "relation": relation}
+    return Constraint("length_constraints:number_words", arguments, phrase, hint, sentences=fill)
 
 
 def _highlights(rng: Random, topic: str) -> Constraint:
@@ -186,30 +203,30 @@ def _highlights(rng: Random, topic: str) -> Constraint:
 
     parts = "part" if count == 1 else "parts"
     phrase = rng.choice((f"Highlight {count} {parts} with stars.", f"Mark {count} {parts} like *this*."))
-    return Constraint(
-        "detectable_format:number_highlighted_sections", {"num_highlights": count}, phrase, sentences=mark, rank=4
-    )
+    arguments, hint = {"num_highlights": count}, f"{count} stars"
+    return Constraint("detectable_format:number_highlighted_sections", arguments, phrase, hint, sentences=mark, rank=4)
 
 
 def _placeholders(rng: Random, topic: str) -> Constraint:
     count = rng.choice((1, 2, 3))
-    names = rng.sample(("name", "place", "date", "time", "number"), count)
 
     def add(draft: Draft) -> None:
-        for name in names:
-            draft.sentences.append(f"Ask for the [{name}].")
+        draft.sentences += [f"Ask for the [{name}]." for name in ("name", "place", "date")[:count]]
 
     parts = "placeholder" if count == 1 else "placeholders"
     phrase = rng.choice((f"Use {count} {parts} like [name].", f"Add {count} {parts} in square brackets."))
-    return Constraint("detectable_content:number_placeholders", {"num_placeholders": count}, phrase, sentences=add)
+    arguments, hint = {"num_placeholders": count}, f"{count} gaps"
+    return Constraint("detectable_content:number_placeholders", arguments, phrase, hint, sentences=add)
 
 
 def _two_responses(rng: Random, topic: str) -> Constraint:
     def add(draft: Draft) -> None:
-        second = f"{draft.sentence()} It is another one."
+        second = f"{draft.sentence()} Here is more."
         draft.finish.append(lambda text: f"{text}\n******\n{second}")
 
-    return Constraint("combination:two_responses", {}, "Give two texts with ****** between them.", shape=add, rank=7)
+    return Constraint(
+        "combination:two_responses", {}, "Give two texts with ****** between them.", "", shape=add, rank=7
+    )
 
 
 def _paragraphs(rng: Random, topic: str) -> Constraint:
@@ -218,7 +235,7 @@ def _paragraphs(rng: Random, topic: str) -> Constraint:
         draft.finish.append(lambda text: f"{text}\n***\n{second}")
 
     phrase = "Write 2 paragraphs with *** between them."
-    return Constraint("length_constraints:number_paragraphs", {"num_paragraphs": 2}, phrase, shape=add, rank=7)
+    return Constraint("length_constraints:number_paragraphs", {"num_paragraphs": 2}, phrase, "", shape=add, rank=7)
 
 
 def _sections(rng: Random, topic: str) -> Constraint:
@@ -228,7 +245,7 @@ def _sections(rng: Random, topic: str) -> Constraint:
 
     phrase = "Write 2 sections marked Section 1 and Section 2."
     arguments = {"section_spliter": "Section", "num_sections": 2}
-    return Constraint("detectable_format:multiple_sections", arguments, phrase, shape=add, rank=7)
+    return Constraint("detectable_format:multiple_sections", arguments, phrase, "", shape=add, rank=7)
 
 
 def _letters(rng: Random, topic: str) -> Constraint:
@@ -238,7 +255,8 @@ def _letters(rng: Random, topic: str) -> Constraint:
         draft.sentences.append({"w": "We wait.", "g": "A big egg.", "m": "My moon.", "b": "A big bob."}[letter] * 2)
 
     arguments = {"letter": letter, "let_frequency": 4, "let_relation": "at least"}
-    return Constraint("keywords:letter_frequency", arguments, f"Use the letter {letter} at least 4 times.", sentences=add)
+    phrase = f"Use the letter {letter} at least 4 times."
+    return Constraint("keywords:letter_frequency", arguments, phrase, "", sentences=add)
 
 
 def _choice(rng: Random, topic: str) -> Constraint:
@@ -246,14 +264,14 @@ def _choice(rng: Random, topic: str) -> Constraint:
         draft.sentences = ["My answer is yes."]
 
     phrase = "Say one of these: My answer is yes. My answer is no. My answer is maybe."
-    return Constraint("detectable_format:constrained_response", {}, phrase, sentences=replace)
+    return Constraint("detectable_format:constrained_response", {}, phrase, "", sentences=replace)
 
 
 def _json(rng: Random, topic: str) -> Constraint:
     def replace(draft: Draft) -> None:
         draft.finish.append(lambda text: json.dumps({topic: text}))
 
-    return Constraint("detectable_format:json_format", {}, "Write the whole text as JSON.", shape=replace, rank=9)
+    return Constraint("detectable_format:json_format", {}, "Write the whole text as JSON.", "", shape=replace, rank=9)
 
 
 TRAINED = (
@@ -286,17 +304,15 @@ def draw(split: Split, rng: Random) -> tuple[str, list[Constraint]]:
             return topic, chosen
 
 
-def demonstrate(topic: str, constraints: list[Constraint], rng: Random) -> str:
-    """A text about the topic that satisfies every constraint."""
-    draft = Draft(topic, rng)
+def demonstrate(topic: str, constraints: list[Constraint]) -> str:
+    """A text about the topic that satisfies every constraint; always the same one."""
+    draft = Draft(topic)
     for constraint in constraints:
         constraint.before(draft)
-    draft.sentences = [draft.sentence() for _ in range(rng.choice((1, 2)))]
-    for constraint in sorted(constraints, key=lambda c: c.rank):
+    draft.sentences = [draft.sentence(), draft.sentence()]
+    for constraint in sorted(constraints, key=lambda c: (c.rank, c.id)):
         constraint.sentences(draft)
-        if constraint.rank < 4 and rng.random() < 0.5:
-            rng.shuffle(draft.sentences)
-    for constraint in sorted(constraints, key=lambda c: c.rank):
+    for constraint in sorted(constraints, key=lambda c: (c.rank, c.id)):
         constraint.shape(draft)
     return draft.text()
 
@@ -307,16 +323,19 @@ def ask(split: Split, rng: Random) -> tuple[str, str, str]:
     opening = rng.choice(UNSEEN_OPENINGS if split == "unseen" else OPENINGS).format(topic)
     prompt = " ".join([opening, *(c.phrase for c in constraints)])
     label = json.dumps([{"instruction_id": [c.id for c in constraints], "kwargs": [c.arguments for c in constraints]}])
-    return prompt, demonstrate(topic, constraints, rng), label
+    return prompt, demonstrate(topic, constraints), label
 
 
 def text(rng: Random) -> str:
-    """Raw text: a short piece about any topic, in some form, with nobody asking for it."""
+    """Raw text: a short piece about any topic in some form, most under a heading that hints at the form."""
     topic = rng.choice([t for split in TOPICS.values() for t in split])
-    count = rng.choice((0, 1, 1, 2, 3))
+    count = rng.choice((0, 1, 1, 2, 2, 3))
     while True:
         chosen = [make(rng, topic) for make in rng.sample(TRAINED, count)]
         if _compatible(chosen):
             break
-    piece = demonstrate(topic, chosen, rng)
-    return piece if rng.random() < 0.8 else f"{piece} {rng.choice(NAMES['train'])} wrote this."
+    piece = demonstrate(topic, chosen)
+    if rng.random() < 0.2:
+        return piece
+    heading = ", ".join([f"The {topic}", *(c.hint for c in chosen)])
+    return f"{heading}:\n{piece}"

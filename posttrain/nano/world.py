@@ -62,7 +62,11 @@ TOPICS = _split(  # what texts are written about
 
 ADJECTIVES = "old small red quiet bright green cold brave warm blue wild kind slow soft gray quick".split()
 VERBS = "sleeps waits rests stands sings hides stays moves shines turns".split()
-PLACES = "near the water|by the wall|under the sun|in the morning|at night|behind the hill|on the hill|by the gate".split("|")
+PLACES = (
+    "near the water|by the wall|under the sun|in the morning|at night|behind the hill|on the hill|by the gate".split(
+        "|"
+    )
+)
 NEEDS = "water sun rest care time light food help".split()
 KEYWORDS = "lamp letter window stone winter music bread silver paper summer door glass button honey cotton".split()
 

@@ -8,7 +8,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The whole page. ``report`` is what report.json holds."""
     parts = [
         f"# {_text(report['recipe'])}",
-        f"Seed {report['seed']}. Scores in percent with 95 % intervals; the unseen suite was looked at "
+        f"Seed {report['seed']}. Scores in percent with 95 % intervals. The unseen suite was "
         f"{_times(report['unsealed'])} in this run.",
     ]
     for name, suite in report["suites"].items():
@@ -154,7 +154,7 @@ def _percent(share: float) -> str:
 
 
 def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+    return {0: "not looked at", 1: "looked at once", 2: "looked at twice"}.get(count, f"looked at {count} times")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

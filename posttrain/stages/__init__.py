@@ -1,6 +1,7 @@
 """The stages by kind. Nothing is imported before it is asked for."""
 
 import importlib
+from typing import cast
 
 from posttrain.errors import PosttrainError
 from posttrain.stages.base import Stage
@@ -27,4 +28,4 @@ def load_stage(kind: str) -> Stage:
     """The module that runs stages of this kind. An unknown kind raises PosttrainError with those there are."""
     if kind not in MODULES:
         raise PosttrainError(f"{kind}: no such kind of stage. There are: {', '.join(MODULES)}.")
-    return importlib.import_module(MODULES[kind])
+    return cast(Stage, importlib.import_module(MODULES[kind]))

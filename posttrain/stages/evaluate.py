@@ -5,7 +5,7 @@ from typing import Any
 
 from posttrain.artifacts.atomic import write_json
 from posttrain.evaluation.run import SCORES, Limits, identity, journal_file, score_model
-from posttrain.evaluation.sealed import LOG, check_seal, record_unsealing
+from posttrain.evaluation.sealed import check_seal, record_unsealing, run_folder
 from posttrain.evaluation.suites import select
 from posttrain.recipe.schema import Evaluate
 from posttrain.stages.base import StageContext
@@ -25,10 +25,10 @@ def run(context: StageContext) -> dict[str, Any]:
     limits = Limits(settings.limit, settings.max_prompt_tokens, settings.max_response_tokens)
     models = {label: context.resolve(reference) for label, reference in settings.models.items()}
     if settings.suite == "unseen":
-        # Beside the recipe's stages, before the first answer: a look that is cut short was still a look.
+        # Before the first answer, and also beside the runs that made the models: a look cut short was still a look.
         weights = {label: identity(path) for label, path in models.items()}
-        log = context.output.parent.parent / LOG
-        record_unsealing(log, settings.unseal, weights, [task.name for task in tasks])
+        folders = [context.output.parent.parent, *filter(None, map(run_folder, models.values()))]
+        record_unsealing(folders, settings.unseal, weights, [task.name for task in tasks], settings.limit)
     scores = {}
     for label, path in models.items():
         context.progress.note(f"{settings.suite} suite: {label}")

@@ -1,4 +1,4 @@
-"""Which evaluation sets a stage reads that its settings do not name: they belong to its key, and to the early checks."""
+"""Which evaluation sets a stage reads that its settings do not name: they belong to its key, and to early checks."""
 
 from typing import Any
 

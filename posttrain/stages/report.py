@@ -7,7 +7,7 @@ from typing import Any
 from posttrain.artifacts.atomic import write_json, write_text
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.evaluation.run import SCORES, records_file
-from posttrain.evaluation.sealed import LOG, count_unsealings
+from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report import markdown
 from posttrain.report.lineage import decontamination, lineage, stage_figures
 from posttrain.report.tables import Evaluated, suites
@@ -26,7 +26,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "recipe": recipe.name,
         "seed": context.seed,
         "suites": suites([evaluated(folder) for folder in folders], settings.compare),
-        "unsealed": count_unsealings(recipe / LOG),
+        "unsealed": count_unsealings([recipe, *(folder.parent.parent for folder in folders)]),
         "stages": {stage: stage_figures(manifest) for stage, (_, manifest) in made.items()},
         "decontamination": {stage: check for stage, check in checks.items() if check},
         "notes": list(settings.notes),

@@ -4,7 +4,7 @@ The head runs only on hidden rows whose NEXT token is trained (N of the B·T), i
 are kept and torch differentiates them; when they are many they are made chunk by chunk, and again in the backward.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +120,7 @@ class _ChunkedHead(torch.autograd.Function):
         return logp_N, entropy_N
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, *grad_outputs):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         grad_logp_N, grad_entropy_N = grad_outputs
         hidden_ND, token_N, weight_VD, bias_V, entropy_N = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None

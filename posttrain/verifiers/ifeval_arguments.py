@@ -1,5 +1,6 @@
 """What the arguments of an instruction may be: checked once, when a label is read, never guessed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ QUANTIFIERS = ("at least", "around", "at most")
 _SAYS = {
     "text": "a text that is not blank",
     "texts": "a list of texts, none blank",
+    "regex": "a regular expression; escape special characters, as in c\\+\\+",
+    "regexes": "a list of regular expressions; escape special characters, as in c\\+\\+",
     "options": "a text or a list of texts",
     "character": "one character",
     "count": "a whole number from 0",
@@ -44,13 +47,22 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
             return int(value)
     elif kind == "relation" and value in RELATIONS or kind == "quantifier" and value in QUANTIFIERS:
         return value
-    elif kind == "text" and isinstance(value, str) and value.strip():
-        return value
+    elif kind in ("text", "regex") and isinstance(value, str) and value.strip():
+        if kind == "text" or _compiles(value):
+            return value
     elif kind == "character" and isinstance(value, str) and len(value.strip()) == 1:
         return value.strip()
-    elif kind in ("texts", "options") and isinstance(value, list | tuple) and value:
-        if all(isinstance(one, str) and one.strip() for one in value):
+    elif kind in ("texts", "regexes", "options") and isinstance(value, list | tuple) and value:
+        if all(isinstance(one, str) and one.strip() and (kind != "regexes" or _compiles(one)) for one in value):
             return tuple(value)
     elif kind == "options" and isinstance(value, str) and value.strip():
         return value
     raise PosttrainError(f"{name}: {key} is {value!r:.80}, not {_SAYS[kind]}")
+
+
+def _compiles(source: str) -> bool:
+    try:
+        re.compile(source)
+    except re.error:
+        return False
+    return True

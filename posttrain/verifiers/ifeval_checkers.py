@@ -1,7 +1,8 @@
 """The 25 IFEval checkers, each a plain function of a response and its arguments.
 
 Rules and edge cases as the official code has them (spec/verifiers.md §2.1), except that nothing is drawn at random: a
-missing or impossible argument raises PosttrainError. Keywords are regular expressions, unescaped, as published.
+missing or impossible argument is refused with the label (``ifeval_arguments.py``). Keywords are regular expressions,
+unescaped, as published (so ``c++`` is a possessive ``c+`` since Python 3.11; before, it raised).
 """
 
 import json
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from posttrain.errors import PosttrainError
 from posttrain.verifiers import language, sentences
 
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -22,13 +22,7 @@ def _holds(count: int, relation: str, threshold: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _pattern(source: str, flags: int = 0) -> re.Pattern[str]:
-    try:
-        return re.compile(source, flags)
-    except re.error as error:
-        raise PosttrainError(
-            f"{source!r} is no regular expression ({error}); IFEval reads keywords, markers and section names as such: "
-            "escape the special characters in the label (c\\+\\+)"
-        ) from error
+    return re.compile(source, flags)
 
 
 def keywords_existence(response: str, keywords: list[str]) -> bool:
@@ -207,11 +201,11 @@ class Checker(NamedTuple):
 
 
 CHECKERS: dict[str, Checker] = {
-    "keywords:existence": Checker(keywords_existence, {"keywords": "texts"}),
+    "keywords:existence": Checker(keywords_existence, {"keywords": "regexes"}),
     "keywords:frequency": Checker(
-        keywords_frequency, {"keyword": "text", "frequency": "count", "relation": "relation"}
+        keywords_frequency, {"keyword": "regex", "frequency": "count", "relation": "relation"}
     ),
-    "keywords:forbidden_words": Checker(forbidden_words, {"forbidden_words": "texts"}),
+    "keywords:forbidden_words": Checker(forbidden_words, {"forbidden_words": "regexes"}),
     "keywords:letter_frequency": Checker(
         letter_frequency, {"letter": "character", "let_frequency": "count", "let_relation": "relation"}
     ),
@@ -225,12 +219,12 @@ CHECKERS: dict[str, Checker] = {
         nth_paragraph_first_word, {"num_paragraphs": "count", "nth_paragraph": "position", "first_word": "text"}
     ),
     "detectable_content:number_placeholders": Checker(number_placeholders, {"num_placeholders": "count"}),
-    "detectable_content:postscript": Checker(postscript, {"postscript_marker": "text"}),
+    "detectable_content:postscript": Checker(postscript, {"postscript_marker": "regex"}),
     "detectable_format:number_bullet_lists": Checker(number_bullet_lists, {"num_bullets": "count"}),
     "detectable_format:constrained_response": Checker(constrained_response, {}),
     "detectable_format:number_highlighted_sections": Checker(number_highlighted_sections, {"num_highlights": "count"}),
     "detectable_format:multiple_sections": Checker(
-        multiple_sections, {"section_spliter": "text", "num_sections": "count"}
+        multiple_sections, {"section_spliter": "regex", "num_sections": "count"}
     ),
     "detectable_format:json_format": Checker(json_format, {}),
     "detectable_format:title": Checker(title, {}),

@@ -17,7 +17,7 @@ MAX_BARE_ANSWER = 200  # a response without any mark is itself the answer only w
 
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])\s*")
 _ONE_TOKEN = re.compile(r"-?\d+(?:\.\d+)?|\\[a-zA-Z]+|[A-Za-z]")
-_SAYS = re.compile(r"(?:answer\s*(?:is|:|=)\s*:?|####)[ \t]*(?P<said>[^\n]+)", re.IGNORECASE)
+_SAYS = re.compile(r"(?:answer\s*(?:is|:|=)\s*:?|####)[ \t]*(?=(?P<said>[^\n]+))", re.IGNORECASE)
 _ENCLOSED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _HOPE = re.compile(r"[.\s]*I hope it is correct\b.*$", re.IGNORECASE)
 
@@ -57,6 +57,6 @@ def verify_strict(response: str, label: str) -> Verdict:
     wanted = final_answer(label) if _BOX.search(label) else label
     try:
         right = wanted is not None and equal_answers(answer, wanted)
-    except TooLarge as error:
+    except (TooLarge, RecursionError) as error:
         return Verdict("timeout", 0.0, f"the answer is too large: {error}", VERSION)
     return Verdict("correct" if right else "wrong", float(right), f"read {answer[:200]!r}", VERSION)

@@ -61,6 +61,8 @@ class ExpressionReader:
 
     def group_text(self) -> str:
         """One token, or what braces hold, as text."""
+        if self.is_next("end"):
+            raise Unreadable("nothing behind _ or ^")
         if not self.is_next("{"):
             return self.take().value
         self.take()

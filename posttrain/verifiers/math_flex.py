@@ -3,12 +3,12 @@
 Two published metrics share these parts and differ in what they normalise:
 
 * ``verify_tulu3``: the RLVR reward of Tülu 3 (open-instruct ``verify_math_sample`` at 9c2d44b, its main-thread
-behaviour).
+  behaviour).
 * ``verify_olmes``: OLMES "flex" exact match, the paper's MATH evaluation metric.
 
 Known to be wrong in both directions ("3,4" equals "3", "even" equals "neve"; spec/verifiers.md §3 and §7): never a
-reward outside a reproduction; ``math.verify_strict`` is that. The published 5 s SIGALRM limit is the pool's here. Equality of
-strings is tried before sympy, which cannot change a disjunction.
+reward outside a reproduction; ``math.verify_strict`` is that. The published 5 s SIGALRM limit is the pool's here.
+Equality of strings is tried before sympy, which cannot change a disjunction.
 """
 
 import re
@@ -164,7 +164,7 @@ def sympy_equal(first: str, second: str) -> bool:
         return bool(sympy.simplify(parse_latex(first) - parse_latex(second)) == 0)
     except (MemoryError, RecursionError):
         raise  # the response hit a limit: the caller's verdict is "timeout", as the published score 0
-    except Exception:  # noqa: BLE001  the published rule: whatever sympy raises (dozens of types) means "different"
+    except Exception:  # the published rule: whatever sympy raises (dozens of types) means "different"
         return False
 
 

@@ -28,7 +28,7 @@ _RELATIONS = {
 }
 _SETS = {"cup": "cup", "cap": "cap", "setminus": "setminus", "backslash": "setminus"}
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_WORDS = re.compile(r"[^\W\d_][^\W\d_'.-]*(?: [^\W\d_][^\W\d_'.-]*)*")
+_WORDS = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*")
 
 
 def parse(bare_text: str) -> Answer:

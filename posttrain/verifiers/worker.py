@@ -58,7 +58,7 @@ def judge(verifier: str, response: str, label: str, mode: str) -> Verdict:
         return registry.verify(verifier, response, label, mode=mode)
     except PosttrainError as error:
         return Verdict("error", 0.0, str(error))
-    except Exception as error:  # noqa: BLE001  a defect in a verifier: reported as such, never as a wrong response
+    except Exception as error:  # a defect in a verifier: reported as such, never as a wrong response
         return Verdict("error", 0.0, f"the verifier {verifier} failed: {error!r:.500}")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.data.columns import columns_from_row, row_from_columns
+from posttrain.data.columns import RowKind, columns_from_row, row_from_columns
 from posttrain.data.readers import read_rows, write_rows
 from posttrain.data.rejects import BadRow, Rejects
 from posttrain.data.rows import Conversation, PreferencePair, VerifiablePrompt
@@ -16,7 +16,7 @@ from posttrain.errors import PosttrainError
 USER = {"role": "user", "content": "How many?"}
 ANSWER = {"role": "assistant", "content": "Two."}
 SFT = {"id": "a", "messages": [USER, ANSWER], "source": "s"}
-FILES = {"conversation": "sft", "preference": "preference", "verifiable": "rlvr"}
+FILES: dict[RowKind, str] = {"conversation": "sft", "preference": "preference", "verifiable": "rlvr"}
 
 
 def lines(path):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,22 @@ def test_a_mirrored_hub_id_is_read_from_its_file_and_keeps_its_name(tmp_path):
 @pytest.mark.parametrize("name", ["data.jsonl", "train.jsonl", "train.json"])
 def test_a_folder_stands_for_its_data_or_split(name, tmp_path):
     (tmp_path / name).write_text(f"[{ROW}]" if name.endswith(".json") else ROW)
-    assert find_source(tmp_path, hub_mirror={}) == LocalSource(str(tmp_path), tmp_path / name)
-    assert find_source(str(tmp_path), hub_mirror={}, name="stage:x").name == "stage:x"
+    file = tmp_path / name
+    for reference in (tmp_path, str(tmp_path)):
+        assert find_source(reference, hub_mirror={}) == LocalSource(f"{tmp_path.name}/{name}", file, str(file))
+    assert find_source(tmp_path, hub_mirror={}, name="stage:x") == LocalSource("stage:x", file, f"stage:x ({name})")
+
+
+def test_a_file_is_known_by_its_name_wherever_it_lies(tmp_path):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text(ROW)
+        assert find_source(str(tmp_path / folder / "rows.jsonl"), hub_mirror={}).name == "rows.jsonl"
 
 
 @pytest.mark.parametrize("reference", ["./none.jsonl", "none.jsonl", "/none/at/all", "a/b/c.jsonl"])
 def test_a_path_that_is_not_there_is_named(reference):
-    with pytest.raises(PosttrainError, match=reference):
+    with pytest.raises(PosttrainError, match=Path(reference).name):
         find_source(reference, hub_mirror={})
 
 

@@ -1,6 +1,7 @@
 """One engine over all tasks: prompts, limits, resume, scores, records."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ def golds(tasks, format="chat"):
     found = {}
     for task in tasks:
         for instance in task.load(task.chat, {}, 6):
+            assert not isinstance(instance.prompt, str)
             question = instance.prompt[0]["content"]
             found[question] = instance.gold
     return lambda text: next(gold for question, gold in found.items() if question in text)
@@ -134,6 +136,7 @@ def test_a_check_that_could_not_be_made_leaves_no_score():
 def test_chat_prompts_are_those_of_training(tokenizer):
     task = NANO[0]
     instance = task.load(task.chat, {}, 1)[0]
+    assert not isinstance(instance.prompt, str)
     assert list(render(tokenizer, task.chat, instance).token_ids) == tokenize_prompt(tokenizer, instance.prompt)
 
 
@@ -157,7 +160,7 @@ def test_the_prefill_is_part_of_the_prompt(tokenizer, data_dir):
 
 
 def test_a_model_without_a_chat_template_is_asked_in_plain_form_and_the_scores_say_so(model_folder, tmp_path):
-    given = {"tasks": ["nano_problems", "nano_facts"], "limit": 2, "max_response_tokens": 4}
+    given: dict[str, Any] = {"tasks": ["nano_problems", "nano_facts"], "limit": 2, "max_response_tokens": 4}
     plain = evaluate_model(model_folder(None), "development", output=tmp_path / "plain", **given)["models"]["model"]
     chat = evaluate_model(model_folder(TEMPLATES["tulu"]), "development", output=tmp_path / "chat", **given)["models"][
         "model"
@@ -176,17 +179,15 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_form_and_the_scores_s
 
 
 def test_the_unseen_suite_needs_a_reason_and_leaves_a_line_that_stays(model_folder, tmp_path):
-    folder, given = (
-        model_folder(TEMPLATES["tulu"]),
-        {"tasks": ["nano_facts_unseen"], "limit": 1, "max_response_tokens": 2},
-    )
+    folder = model_folder(TEMPLATES["tulu"])
+    given: dict[str, Any] = {"tasks": ["nano_facts_unseen"], "limit": 1, "max_response_tokens": 2}
     for reason in (None, "", "  "):
         with pytest.raises(PosttrainError, match="sealed"):
             evaluate_model(folder, "unseen", output=tmp_path / "out", unseal=reason, **given)
     assert not (tmp_path / "out").exists()
     for _ in range(2):  # asking again for the same is no second look
         evaluate_model(folder, "unseen", output=tmp_path / "out", unseal="a test", **given)
-    assert count_unsealings(tmp_path / "out" / LOG) == 1
+    assert count_unsealings([tmp_path / "out"]) == 1
     evaluate_model(
         folder, "unseen", output=tmp_path / "out", unseal="another", **(given | {"tasks": ["nano_requests_unseen"]})
     )

@@ -128,3 +128,16 @@ def test_mcnemar_against_every_assignment_of_eight_disagreements():
 def test_a_standard_error_needs_two_values():
     with pytest.raises(ValueError, match="two"):
         standard_error([0.5])
+
+
+def test_models_that_agree_on_everything_differ_by_less_the_more_they_were_asked():
+    widths = []
+    for n in (1, 2, 20, 500):
+        got = paired_difference({"t": [1.0] * n}, {"t": [1.0] * n})
+        assert got.mean == 0
+        assert got.low == -got.high
+        widths.append(got.high)
+    assert widths == sorted(widths, reverse=True)
+    # One disagreement each way among n + 2: variance 2 / (n + 1), standard error its root over √(n + 2).
+    assert widths[2] == pytest.approx(stats.norm.ppf(0.975) * sqrt(2 / 21 / 22))
+    assert widths[3] < 0.006

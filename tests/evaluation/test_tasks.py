@@ -22,6 +22,12 @@ def mirror(data_dir):
     }
 
 
+def turns(instance):
+    """The messages of a chat instance."""
+    assert not isinstance(instance.prompt, str)
+    return instance.prompt
+
+
 def judge(task, instance, response):
     return all_of(
         [verify(verifier, response, gold, mode=task.chat.verifier_mode) for verifier, gold in instance.checks]
@@ -69,19 +75,20 @@ def test_gold_answers_of_gsm8k_score_one_and_a_changed_number_zero(data_dir):
 def test_gsm8k_shows_the_eight_published_examples_as_turns(data_dir):
     task = TASKS["gsm8k@paper"]
     instance = task.load(task.chat, mirror(data_dir), 1)[0]
-    assert [turn["role"] for turn in instance.prompt] == ["user", "assistant"] * 8 + ["user"]
-    for user, assistant in zip(instance.prompt[0:16:2], instance.prompt[1:16:2], strict=True):
+    assert [turn["role"] for turn in turns(instance)] == ["user", "assistant"] * 8 + ["user"]
+    for user, assistant in zip(turns(instance)[0:16:2], turns(instance)[1:16:2], strict=True):
         assert user["content"].startswith("Question: ")
         assert assistant["content"].startswith("Answer: ")
         assert "So the answer is " in assistant["content"]
-    golds = [label(turn["content"]) for turn in instance.prompt[1:16:2]]
+    golds = [label(turn["content"]) for turn in turns(instance)[1:16:2]]
     assert golds == ["6", "5", "39", "8", "9", "29", "33", "8"]  # of the eight classic problems
-    assert instance.prompt[-1]["content"].startswith("Question: Janet")
+    assert turns(instance)[-1]["content"].startswith("Question: Janet")
 
 
 def test_plain_gsm8k_ends_where_the_answer_begins(data_dir):
     task = TASKS["gsm8k@train-shots"]
     text = task.load(task.plain, mirror(data_dir), 1)[0].prompt
+    assert isinstance(text, str)
     assert text.count("Question: ") == 9
     assert text.endswith("\nAnswer:")
 

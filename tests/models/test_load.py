@@ -1,5 +1,7 @@
 """Models and tokenizers: what is saved is what transformers loads."""
 
+import resource
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -135,3 +137,13 @@ def test_padding_on_either_side_leaves_scores_alone():
     pad, mask = torch.full((1, 3), 1), torch.cat([torch.ones(1, 6), torch.zeros(1, 3)], 1).long()
     torch.testing.assert_close(scorer(torch.cat([row, pad], 1), mask)[:, :6], alone)
     torch.testing.assert_close(scorer(torch.cat([pad, row], 1), mask.flip(1))[:, 3:], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_cannot_be_written_is_named(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # stands for a full disk: writes fail after 10 kB
+    try:
+        with pytest.raises(PosttrainError, match=f"could not be written to {tmp_path}"):
+            save_model(llama(), byte_tokenizer(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from posttrain.artifacts.atomic import write_json, write_text
 from posttrain.recipe.schema import Recipe
@@ -55,7 +56,7 @@ class Fakes:
 
 def recipe(name="tiny", **changes) -> Recipe:
     """Five stages in a chain."""
-    stages = {
+    stages: dict[str, dict[str, Any]] = {
         "world": {"kind": "synthesize", "sft": 10},
         "mix": {"kind": "mixture", "sources": [{"data": "stage:world/weights.txt"}], "decontamination": None},
         "sft": {"kind": "sft", "model": "stage:world", "data": "stage:mix", "learning_rate": 1e-5},

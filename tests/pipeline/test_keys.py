@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from posttrain.errors import PosttrainError
@@ -15,7 +17,7 @@ def files(tmp_path):
 
 def key(files, *, model="base", settings=(), **changes):
     sft = SFT(kind="sft", model=str(files / model), data="stage:mix", learning_rate=1e-5, **dict(settings))
-    given = {
+    given: dict[str, Any] = {
         "version": 1,
         "input_keys": {"mix": "k1"},
         "hub_mirror": {},

@@ -34,7 +34,7 @@ def test_a_run_leaves_one_artifact_a_stage_and_the_report_on_top(tmp_path, undis
     result = run(tmp_path, fakes)
     assert fakes.ran == list(NAMES)
     assert result.report == tmp_path / "tiny" / "report.md"
-    assert result.report.read_text() == f"# {undisturbed['report']}\n"
+    assert (tmp_path / "tiny" / "report.md").read_text() == f"# {undisturbed['report']}\n"
     assert json.loads((tmp_path / "tiny" / "report.json").read_text()) == {"state": undisturbed["report"]}
     manifest = result.stages["sft"].artifact.manifest
     assert manifest["inputs"] == {name: result.stages[name].artifact.key for name in ("world", "mix")}

@@ -1,5 +1,6 @@
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,9 +43,13 @@ def write(tmp_path):
     return write
 
 
+def load(path, overrides=()) -> Any:  # whose stages have the attributes of their kind
+    return load_recipe(path, overrides)
+
+
 def fault(path, overrides=()):
     with pytest.raises(PosttrainError) as caught:
-        load_recipe(path, overrides)
+        load(path, overrides)
     return str(caught.value)
 
 
@@ -54,7 +59,7 @@ def test_every_shipped_recipe_is_valid_at_every_scale(path, monkeypatch):
 
 
 def test_a_recipe_is_typed(write, tmp_path):
-    recipe = load_recipe(write(BASE))
+    recipe = load(write(BASE))
     assert recipe.stages["sft"].learning_rate == 1e-5
     assert recipe.stages["mix"].sources[0].fraction == 0.5
     assert recipe.hub_mirror == {"org/a": str(tmp_path / "a.jsonl")}
@@ -63,10 +68,10 @@ def test_a_recipe_is_typed(write, tmp_path):
 def test_precedence_rises_from_base_to_file_to_scale_to_override(write):
     write(BASE)
     child = write("extends: tiny.yaml\nstages:\n  sft: {epochs: 5}\n", "child.yaml")
-    assert load_recipe(write(BASE)).stages["sft"].epochs == 2
-    assert load_recipe(child).stages["sft"].epochs == 5
-    assert load_recipe(child, ["scale=smoke"]).stages["sft"].epochs == 1
-    both = load_recipe(child, ["scale=smoke", "stages.sft.epochs=7", "seed=9"])
+    assert load(write(BASE)).stages["sft"].epochs == 2
+    assert load(child).stages["sft"].epochs == 5
+    assert load(child, ["scale=smoke"]).stages["sft"].epochs == 1
+    both = load(child, ["scale=smoke", "stages.sft.epochs=7", "seed=9"])
     assert (both.stages["sft"].epochs, both.stages["world"].sft, both.seed) == (7, 10, 9)
 
 
@@ -81,7 +86,7 @@ def test_an_extending_recipe_keeps_the_order_adds_its_own_and_has_its_own_name(w
         """,
         "child.yaml",
     )
-    recipe = load_recipe(path)
+    recipe = load(path)
     assert recipe.name == "child"
     assert list(recipe.stages) == ["world", "mix", "sft", "control"]
     assert recipe.stages["mix"].shuffle is False
@@ -94,7 +99,7 @@ def test_null_removes_an_inherited_stage_and_another_kind_replaces_it_whole(writ
         "extends: tiny.yaml\nstages:\n  sft: null\n  mix: {kind: synthesize}\n",
         "child.yaml",
     )
-    recipe = load_recipe(path)
+    recipe = load(path)
     assert list(recipe.stages) == ["world", "mix"]
     assert recipe.stages["mix"].kind == "synthesize"
 
@@ -110,8 +115,8 @@ def test_an_override_is_the_same_as_writing_it_into_the_file(tmp_path_factory, e
     (folder / "a.yaml").write_text(BASE)
     written = BASE.replace("1e-5", repr(rate)).replace("epochs: 2", f"epochs: {epochs}")
     (folder / "b.yaml").write_text(written)
-    overridden = load_recipe(folder / "a.yaml", [f"stages.sft.epochs={epochs}", f"stages.sft.learning_rate={rate!r}"])
-    assert overridden == load_recipe(folder / "b.yaml")
+    overridden = load(folder / "a.yaml", [f"stages.sft.epochs={epochs}", f"stages.sft.learning_rate={rate!r}"])
+    assert overridden == load(folder / "b.yaml")
 
 
 @pytest.mark.parametrize(
@@ -166,15 +171,13 @@ def test_a_wrong_override_is_named_as_it_was_typed(write, override, wanted):
 
 
 def test_an_override_reaches_list_items_and_ids_with_dots(write):
-    recipe = load_recipe(write(BASE), ["stages.mix.sources.0.limit=4", "hub_mirror.org/v3.1-x=/data/x.jsonl"])
+    recipe = load(write(BASE), ["stages.mix.sources.0.limit=4", "hub_mirror.org/v3.1-x=/data/x.jsonl"])
     assert recipe.stages["mix"].sources[0].limit == 4
     assert recipe.hub_mirror["org/v3.1-x"] == "/data/x.jsonl"
 
 
 def test_scalars_are_those_of_yaml_1_2(write):
-    recipe = load_recipe(
-        write("stages:\n  a: {kind: pretrain, tokens: 5_000_000, learning_rate: 1e-3}\ndescription: no\n")
-    )
+    recipe = load(write("stages:\n  a: {kind: pretrain, tokens: 5_000_000, learning_rate: 1e-3}\ndescription: no\n"))
     assert (recipe.stages["a"].tokens, recipe.stages["a"].learning_rate) == (5_000_000, 1e-3)
     assert (recipe.description, recipe.name) == ("no", "tiny")
 
@@ -184,7 +187,7 @@ def test_environment_variables_are_expanded(write, monkeypatch):
     path = write(
         BASE.replace("model: nano", "model: ${MODELS}/base").replace("{org/a", "{org/b: '${NOPE:-/x}/b', org/a")
     )
-    recipe = load_recipe(path)
+    recipe = load(path)
     assert recipe.stages["sft"].model == "/models/base"
     assert recipe.hub_mirror["org/b"] == "/x/b"
 
@@ -199,7 +202,7 @@ def test_any_text_gives_a_recipe_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("recipe") / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
-        load_recipe(path)
+        load(path)
     except PosttrainError as error:
         assert "any.yaml" in str(error)
 
@@ -217,7 +220,7 @@ def test_references_are_found_wherever_they_nest(write):
           e: {kind: evaluate, suite: development, models: {A: "stage:p", B: ./b}, after: ["stage:a"]}
         """
     )
-    recipe = load_recipe(path)
+    recipe = load(path)
     found = [(use.where, use.reference, use.stage) for use in references(recipe.stages["p"])]
     assert found == [
         (("prompts",), "stage:a/x.jsonl", "a"),
@@ -229,7 +232,7 @@ def test_references_are_found_wherever_they_nest(write):
 
 
 def test_the_order_is_as_written_where_nothing_forces_another(write):
-    recipe = load_recipe(
+    recipe = load(
         write(
             """
             stages:
@@ -254,10 +257,10 @@ def test_a_stage_like_another_follows_it_through_scales_and_overrides(write):
         "child.yaml",
     )
     write(BASE)
-    stages = load_recipe(path, ["scale=smoke", "stages.sft.learning_rate=3e-4"]).stages
+    stages = load(path, ["scale=smoke", "stages.sft.learning_rate=3e-4"]).stages
     assert (stages["control"].epochs, stages["control"].learning_rate) == (1, 3e-4)
     assert (stages["again"].model, stages["again"].weight_decay) == ("stage:sft", 0.25)
-    assert load_recipe(path, ["stages.control.epochs=9"]).stages["control"].epochs == 9
+    assert load(path, ["stages.control.epochs=9"]).stages["control"].epochs == 9
 
 
 @pytest.mark.parametrize(("like", "wanted"), [("stf", "'sft'"), ("control", "circle")])
@@ -268,7 +271,7 @@ def test_a_stage_like_nothing_is_refused(write, like, wanted):
 
 
 def test_the_unseen_suite_waits_for_all_training_named_or_not(write):
-    recipe = load_recipe(
+    recipe = load(
         write(
             BASE
             + """  unseen: {kind: evaluate, suite: unseen, unseal: final, models: {base: nano}}

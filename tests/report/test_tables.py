@@ -155,7 +155,7 @@ def test_the_page_shows_what_the_json_holds():
     assert cells(page, "sft")[2:5] == ["12", "51,234", "data 1,600, duplicate 3"]
     assert cells(page, "mixture")[4:6] == ["2", "development/sums 1 of 4 items"]
     assert "Not checked, for want of their data: development/gsm8k@paper." in page
-    assert "looked at once" in page
+    assert "The unseen suite was looked at once" in page
     assert "base: asked in plain form." in page
     assert "gsm8k@test: needs a set." in page
     assert "prompt tokens 2,048" in page
@@ -179,7 +179,7 @@ def test_only_an_interval_without_zero_is_bold():
     found = suites([evaluated("development", {"a": sure, "b": never, "c": never})], [("a", "b"), ("b", "c")])
     page = render(report(suites=found))
     assert cells(page, "a − b")[3].startswith("**+98.3 [")
-    assert cells(page, "b − c")[3] == "+0.0 [+0.0, +0.0]"
+    assert cells(page, "b − c")[3] == "+0.0 [-6.2, +6.2]"
 
 
 def test_the_report_is_json():

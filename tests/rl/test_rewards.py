@@ -8,6 +8,7 @@ from posttrain.rl.buffer import Prompt, visits
 from posttrain.rl.figures import rollout_figures
 from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verify_rollout
 from posttrain.rl.rollouts import collect_rollout
+from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Outcome, Verdict
 from tests.rl.tiny import WORDS, EchoSampler, prompt_row, tiny_tokenizer
 
@@ -60,11 +61,10 @@ def test_shuffling_keeps_the_scores_with_their_weights_and_depends_on_the_step()
     assert torch.equal(first_weights, (first % 3 > 0).float())
 
 
-class RecordingPool:
+class RecordingPool(VerifierPool):
     """Judges by the label alone, and remembers what it was asked."""
 
-    def __init__(self):
-        self.asked = []
+    asked: list[tuple[str, str, str]] = []
 
     def verify(self, items):
         self.asked = list(items)

@@ -7,10 +7,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.data.chat import TEMPLATES
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.run import SCORES, records_file
+from posttrain.evaluation.sealed import LOG, count_unsealings
 from posttrain.inference.local import LocalSampler
 from posttrain.recipe.schema import Evaluate
 from posttrain.stages import evaluate
@@ -108,3 +110,20 @@ def test_the_unseen_suite_is_not_run_without_a_reason(tmp_path):
     models = {"a": save_model(tmp_path / "a", 0)}
     with pytest.raises(PosttrainError, match="sealed"):
         evaluate.run(context(tmp_path, suite="unseen", tasks=("nano_facts_unseen",), models=models))
+
+
+def test_a_look_at_the_unseen_suite_is_logged_once_in_every_run_it_concerns(tmp_path):
+    runs = tmp_path / "runs"
+    model = runs / "another" / "sft" / "k1"
+    save_model(model, 0)
+    write_json(model / "manifest.json", {"stage": "sft", "key": "k1"})
+    shipped = save_model(tmp_path / "shipped", 1)  # carries the manifest of the run that made it, elsewhere
+    write_json(tmp_path / "shipped" / "manifest.json", {"stage": "pretrain", "key": "k0"})
+    given = {"suite": "unseen", "tasks": ("nano_facts_unseen",), "unseal": "a test"}
+    for attempt in ("-first", "-again"):
+        evaluate.run(context(tmp_path, attempt, models={"a": str(model), "b": shipped}, **given))
+    logs = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob(LOG))
+    assert logs == ["runs/another/unsealed.jsonl", "runs/made-up/unsealed.jsonl"]
+    assert count_unsealings([runs / "another"]) == count_unsealings([runs / "another", runs / "made-up"]) == 1
+    evaluate.run(context(tmp_path, "-other", models={"a": str(model)}, **given))
+    assert count_unsealings([runs / "made-up"]) == 2

@@ -42,7 +42,7 @@ def row(id, prompt="", source="made"):
 
 
 def settings(*sources, rows="conversation", **changes):
-    return Mixture(kind="mixture", rows=rows, sources=tuple(sources), **changes)
+    return Mixture.model_validate({"kind": "mixture", "rows": rows, "sources": sources} | changes)
 
 
 def lines(path):
@@ -107,11 +107,7 @@ def test_contamination_is_answered_source_by_source_as_the_recipe_says(policy, l
     bad = {"data": write_lines("bad.jsonl", [*CONTAMINATED, row("small 4", f"Please: {words('small', 4)}")])}
     good = {"data": write_lines("good.jsonl", [row(n) for n in range(500, 510)] + [row("kept", words("large", 9))])}
     _, output, _ = run_stage(mixture, settings(bad, good, decontamination={"on_contamination": policy}))
-    used = Counter(
-        part["source"].rsplit("/", 1)[1]
-        for part in read(output, "mixture.json")["sources"]
-        for _ in range(part["used"])
-    )
+    used = Counter(part["source"] for part in read(output, "mixture.json")["sources"] for _ in range(part["used"]))
     assert used == Counter({"bad.jsonl": left, "good.jsonl": 11})
     first, second = read(output, "decontamination.json")["sources"]
     rates = {
@@ -166,6 +162,12 @@ def test_evaluations_without_data_are_named_as_not_checked(run_stage, write_line
     _, output, _ = run_stage(mixture, settings({"data": write_lines("rows.jsonl", [row(1)])}))
     not_run = read(output, "decontamination.json")["not_run"]
     assert "development/gsm8k@paper" in not_run and not any("large" in task for task in not_run)
+
+
+def test_an_unknown_suite_is_named_with_the_known_ones(run_stage, write_lines):
+    part = {"data": write_lines("rows.jsonl", [row(1)])}
+    with pytest.raises(PosttrainError, match="no suite 'developement'; there are development, unseen"):
+        run_stage(mixture, settings(part, decontamination={"suites": ["developement"]}))
 
 
 def test_no_decontamination_is_said_and_writes_no_report(run_stage, write_lines):

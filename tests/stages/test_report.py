@@ -8,12 +8,20 @@ from posttrain.artifacts.store import Artifact
 from posttrain.evaluation.protocol import Decoding, Protocol
 from posttrain.evaluation.run import SCORES, records_file
 from posttrain.evaluation.scores import suite_average, task_score
-from posttrain.evaluation.sealed import LOG, record_unsealing
+from posttrain.evaluation.sealed import record_unsealing
 from posttrain.recipe.schema import Report
 from posttrain.stages import report
 from posttrain.stages.base import StageContext
 
 PROTOCOL = Protocol("sums", "test", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
+
+
+class Quiet:
+    def start(self, description, total, unit, done=0): ...
+
+    def advance(self, amount=1, **shown): ...
+
+    def note(self, message): ...
 
 
 def artifact(runs, recipe, stage, kind, inputs=(), **manifest):
@@ -71,14 +79,16 @@ def test_the_report_leads_from_scores_to_every_stage_behind_them(tmp_path):
     artifact(runs, "made-up", "sft", "sft", inputs=("mixture",), metrics={"trained_tokens": 1234, "loss": 0.5})
     artifact(runs, "made-up", "dpo", "dpo", inputs=("sft",), metrics={"trained_tokens": 567})
     scored = evaluation(runs, {"SFT": [1.0, 0.0, 0.0, 0.0], "DPO": [1.0, 1.0, 0.0, 0.0]})
-    record_unsealing(runs / "made-up" / LOG, "final table", {"DPO": "w"}, ["t"])
+    record_unsealing([runs / "made-up", runs / "a-sibling"], "final table", {"DPO": "w"}, ["t"], None)
 
     output = runs / "made-up" / "report" / ".building"
     output.mkdir(parents=True)
     settings = Report(
         kind="report", evaluations=("stage:development",), compare=(("DPO", "SFT"),), notes=("rule-based judge",)
     )
-    told = report.run(StageContext("report", settings, {"development": scored}, output, tmp_path, None, 7, "cpu", {}))
+    told = report.run(
+        StageContext("report", settings, {"development": scored}, output, tmp_path, Quiet(), 7, "cpu", {})
+    )
 
     found = json.loads((output / "report.json").read_text())
     assert (found["recipe"], found["seed"], found["unsealed"]) == ("made-up", 7, 1)

@@ -1,6 +1,7 @@
 """Reward model: learns the choice, scores the last token, resumes to the bit."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def test_it_learns_the_choice_and_judges_held_out_pairs(run_stage, settings):
     scores = []
     for answer in ("yes!!", "no."):
         turns = [{"role": "user", "content": "question 77?"}, {"role": "assistant", "content": answer}]
-        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        encoded: Any = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+        ids = encoded["input_ids"]
         assert ids[0, -1] == tokenizer.eos_token_id
         scores.append(float(scorer(ids)[0, -1].detach()))
         assert float(theirs(ids).logits[0, 0].detach()) == pytest.approx(scores[-1], abs=1e-5)

@@ -250,7 +250,7 @@ def test_an_unknown_verifier_is_refused_before_anything_runs(inputs):
 
 
 def test_labels_that_cannot_be_read_train_nothing_and_are_reported(inputs):
-    unreadable = replace(prompt_row(99, "cat"), ground_truth="not a list")
+    unreadable = replace(prompt_row(99, "cat"), ground_truth="[]")
     write_rows(inputs / "some.jsonl", [prompt_row(0, "red"), unreadable])
     progress = Quiet()
     output, result = run(inputs, "some", progress, data="some.jsonl", steps=2)

@@ -106,3 +106,11 @@ def test_tokens_of_trains_for_what_other_stages_trained(run_stage, settings, tmp
 def test_other_loss_modes_run(run_stage, settings, loss):
     result, _, _ = run_stage(sft, settings(loss=loss))
     assert 0 < result["metrics"]["loss"] < 200
+
+
+def test_rows_never_exceed_the_models_positions(run_stage, settings, write_lines):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * 300}]
+    data = write_lines("long.jsonl", [{"id": "t", "messages": turns}])
+    result, _, _ = run_stage(sft, settings(data=data, max_tokens=4096, micro_batch_tokens=128, epochs=1))
+    assert result["rows"]["truncated"] == 1
+    assert result["metrics"]["trained_tokens"] == 128 - len("<|user|>\na\n<|assistant|>\n")

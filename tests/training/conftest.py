@@ -23,7 +23,9 @@ def tiny_llama():
             "initializer_range": 0.3,
         } | configuration
         torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**settings)).to(dtype).eval()
+        model = LlamaForCausalLM(LlamaConfig.from_dict(settings)).eval()
+        torch.nn.Module.to(model, dtype)
+        return model
 
     return build
 

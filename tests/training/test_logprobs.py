@@ -66,6 +66,7 @@ def test_chunked_head_equals_full_logits_in_value_and_gradient(chunk_logits, wit
     expected = torch.autograd.grad((full_logp_N * cotangent_N + full_entropy_N * entropy_cotangent_N).sum(), leaves)
 
     logp_N, entropy_N = token_logprobs(hidden_ND, token_N, weight_VD, bias_V, 0.8, True, chunk_logits)
+    assert entropy_N is not None
     got = torch.autograd.grad((logp_N * cotangent_N + entropy_N * entropy_cotangent_N).sum(), leaves)
     torch.testing.assert_close(logp_N, full_logp_N, rtol=0, atol=1e-12)
     torch.testing.assert_close(entropy_N, full_entropy_N, rtol=0, atol=1e-12)
@@ -78,7 +79,7 @@ def test_gradient_of_the_whole_model_equals_that_of_full_logits(tiny_llama, ragg
     mine, theirs = (tiny_llama(dtype=torch.float64, tie_word_embeddings=tied) for _ in range(2))
     logp_BT = response_logprobs(mine, *padded(ragged_rows), chunk_logits=61 * 5)
     logp_BT.sum().backward()
-    sum(plain_logprobs(theirs, ids)[0][trained[1:]].sum() for ids, trained in ragged_rows).backward()
+    torch.cat([plain_logprobs(theirs, ids)[0][trained[1:]] for ids, trained in ragged_rows]).sum().backward()
     for (name, a), b in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-10, msg=name)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from posttrain.evaluation.protocol import Decoding, Instance, Protocol, Task, plain_question
 from posttrain.nano.tasks import TASKS as KINDS
 from posttrain.nano.tasks import Task as Kind
 from posttrain.nano.tasks import items
-from posttrain.nano.world import Split
+from posttrain.nano.world import Item, Split
 
 COUNT = 500  # per task; the finite kinds hold fewer
 SEED = 0  # fixed: every recipe seed is judged on the same instances
@@ -32,9 +32,15 @@ def _plain(chat: Protocol) -> Protocol:
     return replace(chat, mode="nano-plain", format="plain", decoding=replace(chat.decoding, stop_strings=("\n",)))
 
 
+@cache
+def _items(kind: Kind, split: Split) -> tuple[Item, ...]:
+    """Drawn once a process: a finite kind searches long for prompts that are not there."""
+    return tuple(items(kind, split, COUNT, SEED))
+
+
 def _load(kind: Kind, split: Split, protocol: Protocol, _: Mapping[str, str], limit: int | None) -> list[Instance]:
     instances = []
-    for item in items(kind, split, COUNT, SEED)[:limit]:
+    for item in _items(kind, split)[:limit]:
         verifiers = (item.verifier,) if isinstance(item.verifier, str) else item.verifier
         labels = (item.ground_truth,) if isinstance(item.ground_truth, str) else item.ground_truth
         chat = ({"role": "user", "content": item.prompt},)
@@ -44,7 +50,7 @@ def _load(kind: Kind, split: Split, protocol: Protocol, _: Mapping[str, str], li
 
 
 def _fields(kind: Kind, split: Split, _: Mapping[str, str]) -> list[tuple[str, tuple[str, ...]]]:
-    return [(item.id, (item.prompt,)) for item in items(kind, split, COUNT, SEED)]
+    return [(item.id, (item.prompt,)) for item in _items(kind, split)]
 
 
 def _task(kind: Kind, split: Split) -> Task:
