@@ -31,7 +31,8 @@ def task_score(protocol: Protocol, records: Sequence[Record]) -> dict[str, Any]:
         "prompts_digest": digest_json([[r["id"], r["prompt"]] for r in records]),
     }
     if counts["errors"]:
-        reason = f"{counts['errors']} of {len(records)} answers could not be verified; see their records"
+        first = next(r["detail"] for r in records if r["outcome"] == "error")
+        reason = f"{counts['errors']} of {len(records)} answers could not be verified: {' '.join(first.split())[:300]}"
         return {"status": "incomplete", "reason": reason, **about, **counts}
     return {"status": "scored", **about, **asdict(mean_estimate([r["score"] for r in records])), **counts}
 

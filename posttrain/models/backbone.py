@@ -6,15 +6,28 @@ import torch
 from torch import nn
 
 
-def hidden_states(backbone: nn.Module, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor | None):
+def hidden_states(
+    backbone: nn.Module,
+    input_ids_BT: torch.Tensor,
+    attention_mask_BT: torch.Tensor | None,
+    position_ids_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Last hidden states [B, T, D] of a causal ``backbone`` (a transformers base model).
 
     With right padding no token that counts comes after a pad, so no mask is handed over and attention takes its fast
     causal path; what stands at padded positions is meaningless. Left padding gets the mask, and position ids that count
-    from each row's first token. Keep the mask on the CPU: looking at it there costs no wait for a GPU.
+    from each row's first token. Keep the mask on the CPU: looking at it there costs no wait for a GPU. With
+    ``position_ids_BT`` both go to the model as they are; the mask may then be an additive one, [B, 1, T, T].
     """
     device = next(backbone.parameters()).device
-    if attention_mask_BT is None or is_right_padded(attention_mask_BT):
+    if position_ids_BT is not None:
+        output = backbone(
+            input_ids=input_ids_BT.to(device),
+            attention_mask=None if attention_mask_BT is None else attention_mask_BT.to(device),
+            position_ids=position_ids_BT.to(device),
+            use_cache=False,
+        )
+    elif attention_mask_BT is None or is_right_padded(attention_mask_BT):
         output = backbone(input_ids=input_ids_BT.to(device), attention_mask=None, use_cache=False)
     else:
         position_ids_BT = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)

@@ -31,9 +31,14 @@ class TokenScorer(nn.Module):
     def score(self) -> nn.Linear:
         return cast(nn.Linear, self.classifier.score)
 
-    def forward(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids_BT: torch.Tensor,
+        attention_mask_BT: torch.Tensor | None = None,
+        position_ids_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Scores [B, T], the head in the dtype of its weights (fp32). Padded positions hold nothing of meaning."""
-        hidden_BTD = hidden_states(self.backbone, input_ids_BT, attention_mask_BT)
+        hidden_BTD = hidden_states(self.backbone, input_ids_BT, attention_mask_BT, position_ids_BT)
         with full_precision(hidden_BTD.device.type):
             return self.score(hidden_BTD.to(self.score.weight.dtype)).squeeze(-1)
 

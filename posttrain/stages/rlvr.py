@@ -25,6 +25,7 @@ from posttrain.rl.experience import Experience, grpo_experience, minibatches, pp
 from posttrain.rl.figures import UpdateFigures, first_and_last, rollout_figures
 from posttrain.rl.forward import Part, over_rollout, parts, policy_logprobs, state_values
 from posttrain.rl.grpo import grpo_loss
+from posttrain.rl.packing import pairs_worth_a_token
 from posttrain.rl.ppo import loss_divisors, value_loss
 from posttrain.rl.probe import GapWatch
 from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verify_rollout
@@ -154,7 +155,8 @@ def gather_experience(
 ) -> Experience:
     """Old and reference log-probabilities, values, advantages and returns of a batch."""
     settings, tulu3 = context.settings, context.settings.mode == "tulu3"
-    whole = parts(rollout, range(len(rollout.rows)), settings.micro_batch_tokens)
+    worth = pairs_worth_a_token(models.values())
+    whole = parts(rollout, range(len(rollout.rows)), settings.micro_batch_tokens, worth)
 
     def logprobs(name: str) -> torch.Tensor:
         forward = partial(policy_logprobs, models[name], rollout, temperature=settings.temperature)
@@ -196,7 +198,7 @@ def learn(
     """``epochs`` passes over the batch, each of ``minibatches`` optimizer steps of policy and value model."""
     settings, tulu3 = context.settings, context.settings.mode == "tulu3"
     policy_learns = "value" not in models or step >= settings.value_warmup_steps
-    figures = UpdateFigures()
+    figures, worth = UpdateFigures(), pairs_worth_a_token(models.values())
 
     def divided(split: list[Part], weights_BT: torch.Tensor) -> Iterator[tuple[Part, torch.Tensor, float]]:
         weights = [part.of(weights_BT) for part in split]
@@ -206,7 +208,7 @@ def learn(
     for epoch in range(settings.epochs):
         order_seed = derived_seed(context.seed, "minibatches", step, epoch)
         for number, rows in enumerate(minibatches(len(rollout.rows), settings.minibatches, order_seed)):
-            split = parts(rollout, rows, settings.micro_batch_tokens)
+            split = parts(rollout, rows, settings.micro_batch_tokens, worth)
             if policy_learns:
                 for part, weights_bT, divisor in divided(split, experience.policy_weights_BT):
                     with forward_precision(context.device, settings.dtype):

@@ -64,7 +64,7 @@ def response_logprobs(
     target_N = target_N.to(device)
     hidden_ND = hidden_BTD.reshape(B * T, D).index_select(0, target_N - 1)
 
-    logp_N, entropy_N = token_logprobs(hidden_ND, token_N, *_head(model), temperature, with_entropy, chunk_logits)
+    logp_N, entropy_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature, with_entropy, chunk_logits)
     nothing = hidden_BTD.sum() * 0 if target_N.numel() == 0 else 0
     logp_BT = torch.zeros(B * T, dtype=logp_N.dtype, device=device).index_copy(0, target_N, logp_N).view(B, T) + nothing
     if entropy_N is None:
@@ -145,7 +145,7 @@ class _ChunkedHead(torch.autograd.Function):
         return grad_hidden_ND, None, grad_weight_VD, grad_bias_V, None, None
 
 
-def _head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
+def output_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight and bias of the model's output head. A head that does more than a linear map is refused, not ignored."""
     config = model.config.get_text_config()
     for name, neutral in {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}.items():

@@ -23,6 +23,7 @@ def records(task, scores, outcome=None):
             "prompt": f"question {i}",
             "outcome": outcome or ("correct" if score else "wrong"),
             "score": score,
+            "detail": "no such word list",
             "finish_reason": "stop",
             "response_tokens": 3,
         }
@@ -105,6 +106,7 @@ def test_a_task_with_an_unverified_answer_has_no_score_and_no_part_in_the_averag
         "facts@test": task_score(protocol("facts"), records("facts", [1.0])),
     }
     assert tasks["sums@test"]["status"] == "incomplete"
+    assert tasks["sums@test"]["reason"] == "1 of 3 answers could not be verified: no such word list"
     assert "mean" not in tasks["sums@test"]
     average = suite_average(tasks)
     assert (average["tasks"], average["missing"]) == (["facts@test"], {"sums@test": "incomplete"})
