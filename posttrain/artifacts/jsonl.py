@@ -139,6 +139,8 @@ def _parse(raw: bytes) -> tuple[str | None, Any]:
         return f"not JSON: {error.msg} at column {error.colno}", None
     except RecursionError:
         return "not JSON that can be read: nested too deeply", None
+    except ValueError as error:  # a number of more digits than Python converts
+        return f"not JSON that can be read: {error}", None
     if not isinstance(value, dict):
         return f"a JSON object is wanted, not {type(value).__name__}", None
     return None, value

@@ -75,8 +75,13 @@ def converse(args: argparse.Namespace, tokenizer, model) -> int:
         request = SampleRequest(f"chat-{turn}", 0, tuple(prompt), sampling)
         sample = next(iter(sampler.generate([request])))
         answer = tokenizer.decode(sample.token_ids, skip_special_tokens=True).strip()
-        print(f"{'model> ' if interactive else ''}{answer}", flush=True)
+        print(f"{'model> ' if interactive else ''}{printable(answer)}", flush=True)
         if sample.finish_reason == "length":
             print("(cut off: the longest answer was reached)", file=sys.stderr)
         messages.append({"role": "assistant", "content": answer})
         turn += 1
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: what a model writes must not steer the terminal."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)

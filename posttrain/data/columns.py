@@ -36,6 +36,11 @@ def row_from_columns(kind: RowKind, columns: Columns, default_source: str) -> Ro
     Raises BadRow: a column missing or of another type, an unknown role, no or an empty message, an SFT row without an
     assistant turn, a pair that does not share all but the last turn, a prompt that does not end with a user turn.
     """
+    for name in ("id", "source", "prompt", "ground_truth", "dataset"):
+        values = columns.get(name)
+        for value in values if isinstance(values, list | tuple) else (values,):
+            if isinstance(value, str) and not _encodes(value):
+                raise BadRow(f'column "{name}" holds half of a surrogate pair, which is no Unicode text')
     return {"conversation": _conversation, "preference": _preference, "verifiable": _verifiable}[kind](
         columns, default_source
     )
@@ -159,7 +164,7 @@ def _messages(columns: Columns, name: str) -> tuple[Message, ...]:
             raise BadRow(f"{name}: turn {number} ({role}) is empty")
         if not _encodes(message["content"]):
             raise BadRow(f"{name}: turn {number} holds half of a surrogate pair, which is no Unicode text")
-    return tuple(dict(message) for message in messages)
+    return tuple(as_json(dict(message)) for message in messages)
 
 
 def _encodes(text: str) -> bool:

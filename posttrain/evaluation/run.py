@@ -1,14 +1,13 @@
 """Asks one model everything: the union of all tasks' prompts through one engine, journalled, then verified."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.hashing import digest_folder
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.data.chat import prepare_tokenizer
@@ -16,8 +15,7 @@ from posttrain.evaluation.protocol import Format, Instance, NotRun, Task
 from posttrain.evaluation.protocol import Protocol as TaskProtocol
 from posttrain.evaluation.render import Rendered, render, response_text
 from posttrain.evaluation.scores import not_run, suite_average, task_score
-from posttrain.evaluation.sealed import check_seal, record_unsealing, run_folder
-from posttrain.evaluation.suites import Suite, select
+from posttrain.evaluation.sealed import run_folder
 from posttrain.inference.journal import Journal, request_key
 from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import Sampler, SampleRequest, SamplingParameters
@@ -55,7 +53,6 @@ class Limits:
 
 
 NO_LIMITS, SILENT = Limits(), Silent()
-NO_MIRROR: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -264,50 +261,3 @@ def score_model(
     sampler.close()
     write_jsonl(output / records_file(label), records)
     return {"model": model, "note": "; ".join(notes), **scores}
-
-
-def evaluate_model(
-    model_path: str | Path,
-    suite: Suite,
-    *,
-    output: Path,
-    tasks: Sequence[str] = (),
-    limit: int | None = None,
-    unseal: str | None = None,
-    hub_mirror: Mapping[str, str] = NO_MIRROR,
-    label: str = "model",
-    chat_template: str | None = None,
-    rope_positions: int | None = None,
-    max_prompt_tokens: int | None = None,
-    max_response_tokens: int | None = None,
-    device: str = "cpu",
-    progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """Scores one model on a suite, or on the named tasks of it, as a command does; ``limit`` is per task.
-
-    Writes ``scores.json`` and ``records-LABEL.jsonl`` to ``output`` and returns what scores.json holds:
-    ``{"suite", "limits", "unsealed", "models": {LABEL: {"tasks", "average", …}}}``. Raises PosttrainError for an
-    unknown task, a bad model folder, or the unseen suite without a reason.
-    """
-    check_seal(suite, unseal)
-    path, chosen, limits = Path(model_path), select(suite, tasks), Limits(limit, max_prompt_tokens, max_response_tokens)
-    if suite == "unseen":
-        # Before the first answer, and beside the run that made the model: a look cut short was still a look.
-        names = [task.name for task in chosen]
-        record_unsealing([run_folder(path) or output], str(unseal), {label: identity(path)}, names, limit)
-    scores = score_model(
-        path,
-        chosen,
-        label=label,
-        output=output,
-        journal=output / journal_file(label),
-        hub_mirror=hub_mirror,
-        limits=limits,
-        chat_template=chat_template,
-        rope_positions=rope_positions,
-        device=device,
-        progress=progress,
-    )
-    result = {"suite": suite, "limits": asdict(limits), "unsealed": unseal, "models": {label: scores}}
-    write_json(output / SCORES, result)
-    return result

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from posttrain.artifacts.hashing import digest_json
 from posttrain.artifacts.jsonl import JsonlAppender, read_jsonl
@@ -32,15 +33,23 @@ def run_folder(model: Path) -> Path | None:
 
 
 def record_unsealing(
-    folders: Iterable[Path], reason: str, models: Mapping[str, str], tasks: Sequence[str], limit: int | None
+    folders: Iterable[Path], reason: str, models: Mapping[str, str], tasks: Sequence[str], asked: Mapping[str, Any]
 ) -> None:
     """Appends the act to the log of each folder: when, why, which models (label → identity of weights), which tasks.
 
-    The same weights on the same instances are one look, however often a killed run is resumed.
+    ``asked`` is all else that decides the answers: limits, chat template, RoPE positions. The same weights asked the
+    same are one look, however often a killed run is resumed.
     """
-    act = digest_json([sorted(models.values()), sorted(tasks), limit])
+    act = digest_json([sorted(models.values()), sorted(tasks), dict(asked)])
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    line = {"act": act, "when": when, "reason": reason, "models": dict(models), "tasks": list(tasks), "limit": limit}
+    line = {
+        "act": act,
+        "when": when,
+        "reason": reason,
+        "models": dict(models),
+        "tasks": list(tasks),
+        "asked": dict(asked),
+    }
     for log in {folder / LOG for folder in folders}:
         if act not in _acts(log):
             with JsonlAppender(log) as lines:

@@ -28,7 +28,7 @@ def explained(error: BaseException, stage: str, settings: Any, folder: Path) -> 
         text = str(chain).lower()
         full = isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or any(sign in text for sign in _DISK_FULL):
-            free = shutil.disk_usage(folder).free
+            free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
             place = getattr(chain, "filename", None) or folder
             return PosttrainError(
                 f"stage {stage}: {place}: the disk is full ({free:,} bytes are free). Finished stages and this stage's "

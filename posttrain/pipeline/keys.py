@@ -2,7 +2,8 @@
 
 In it: kind, the stage's VERSION, its settings with every reference replaced by what it stands for (name and key of a
 stage's artifact, the digest of a local file or folder, the commit of a hub repository), the mirrored evaluation sets
-that it reads, the recipe's seed, the device type and the number of CPU threads (sums in another order give other bits).
+that it reads, the protocols of the tasks that it asks, the recipe's seed, the device type and the number of CPU threads
+(sums in another order give other bits).
 Not in it: `after`, which orders stages and changes nothing in them, the recipe's name, the paths of files, the mirror
 through which a hub id was found, the versions of packages (recorded in the manifest).
 """
@@ -15,7 +16,7 @@ from posttrain.artifacts.hashing import digest_json, digest_path
 from posttrain.artifacts.hub import looks_like_hub_id, resolve_commit
 from posttrain.recipe.references import Use, references
 from posttrain.stages.base import nano_base_model, resolve_reference
-from posttrain.stages.evaluation_sets import evaluation_sets
+from posttrain.stages.evaluation_sets import evaluation_protocols, evaluation_sets
 
 LENGTH = 20  # hex digits: 80 bits, and still short enough to read out
 
@@ -62,6 +63,8 @@ def stage_key(
         "device": device,
         "threads": threads,
     }
+    if protocols := evaluation_protocols(settings):
+        decisive["protocols"] = protocols
     return digest_json(decisive)[:LENGTH], identities
 
 

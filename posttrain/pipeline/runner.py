@@ -72,6 +72,8 @@ def run_recipe(
         inputs = {name: finished[name].artifact for name in node.needs}
         try:
             finished[node.name] = _run_stage(node, recipe, store, inputs, shown, device, threads)
+        except OSError as error:  # outside the stage's own work: a folder or a lock that could not be written
+            raise explained(error, node.name, node.settings, store.folder) or error from error
         finally:
             shown.close()
         shown.note(f"{title}: finished in {duration(finished[node.name].seconds)}")
@@ -161,10 +163,7 @@ def _run_stage(
             "rows": told.get("rows", {}),
             "metrics": told.get("metrics", {}),
         }
-        try:
-            artifact = store.finish(building, manifest)
-        except OSError as error:
-            raise explained(error, node.name, node.settings, building.output) or error from error
+        artifact = store.finish(building, manifest)
     return Finished(artifact, node.settings.kind, seconds, ran=True)
 
 

@@ -23,8 +23,9 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
 
     A stage with ``like: other`` takes that stage's settings, as they stand in the end, and puts its own over them.
     ``overrides``: ``stages.sft.epochs=1``, ``seed=2``, ``scale=smoke``; values are YAML. Precedence, rising: the file
-    that is extended, the file, the block of ``scales`` that ``scale`` names, ``overrides``. Raises PosttrainError with
-    one line for every fault found.
+    that is extended, the file, the block of ``scales`` that ``scale`` names, ``overrides``. Another scale, and a seed
+    among the overrides, become part of the recipe's name: each has its own folder and report; equal stages are shared.
+    Raises PosttrainError with one line for every fault found.
     """
     document = _inherited(Path(path), ())
     given = [_override(text) for text in overrides]
@@ -43,7 +44,12 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
             _apply(document, [_scaled(document, scale, dotted, value) for dotted, value in block.items()])
             _apply(document, given)
     _copy_alike(document)
-    return _typed(document)
+    recipe = _typed(document)
+    if recipe.scale != "full":  # never under the name of the full run: it would replace its report
+        recipe = recipe.model_copy(update={"name": f"{recipe.name}-{recipe.scale}"})
+    if any(keys == ("seed",) for keys, _, _ in given):
+        recipe = recipe.model_copy(update={"name": f"{recipe.name}-seed{recipe.seed}"})
+    return recipe
 
 
 def validate_scales(path: str | PathLike[str], overrides: Sequence[str] = ()) -> list[str]:

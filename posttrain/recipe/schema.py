@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Reference = Annotated[str, "reference"]  # the mark by which recipe/references.py finds them in typed settings
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
 NanoTask = Literal["problems", "instructions", "facts", "requests"]
 
 
@@ -19,17 +21,17 @@ class Strict(BaseModel):
 class Optimization(Strict):
     """What SFT, DPO and the reward model have in common."""
 
-    learning_rate: float
+    learning_rate: Rate
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_fraction: float = 0.03
-    epochs: int = 1
-    batch_size: int = 128  # sequences (or pairs) per optimizer step
-    micro_batch_tokens: int = 16384  # padded tokens per forward
-    max_tokens: int = 4096  # longer rows are truncated
+    epochs: Count = 1
+    batch_size: Count = 128  # sequences (or pairs) per optimizer step
+    micro_batch_tokens: Count = 16384  # padded tokens per forward
+    max_tokens: Count = 4096  # longer rows are truncated
     weight_decay: float = 0.0
     clip_gradient_norm: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward; masters are always fp32
-    checkpoint_every: int = 50  # optimizer steps
+    checkpoint_every: Count = 50  # optimizer steps
 
 
 class ModelOptions(Strict):
@@ -45,10 +47,10 @@ class Source(Strict):
     data: Reference
     revision: str | None = None
     split: str = "train"
-    limit: int | None = None
+    limit: Count | None = None
     fraction: float | None = Field(None, gt=0, le=1)
-    count: int | None = Field(None, gt=0)
-    repeat: int | None = Field(None, gt=0)
+    count: Count | None = None
+    repeat: Count | None = None
 
     @model_validator(mode="after")
     def one_amount(self):
@@ -69,21 +71,21 @@ class Pretrain(ModelOptions):
     """The nano base model: a Llama, trained from scratch on raw text of the nano world."""
 
     kind: Literal["pretrain"]
-    vocabulary: int = 1024
-    layers: int = 6
-    hidden: int = 192
-    heads: int = 6
-    intermediate: int = 512
-    context: int = 512
-    window: int = 128  # tokens of one training row
-    tokens: int = 5_000_000
-    batch_tokens: int = 4096
-    learning_rate: float = 4e-3
+    vocabulary: Count = 1024
+    layers: Count = 6
+    hidden: Count = 192
+    heads: Count = 6
+    intermediate: Count = 512
+    context: Count = 512
+    window: Count = 128  # tokens of one training row
+    tokens: Count = 5_000_000
+    batch_tokens: Count = 4096
+    learning_rate: Rate = 4e-3
     warmup_fraction: float = 0.02
     weight_decay: float = 0.1
     clip_gradient_norm: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    checkpoint_every: int = 50
+    checkpoint_every: Count = 50
 
 
 class Convert(Strict):
@@ -136,11 +138,11 @@ class Preferences(ModelOptions):
     prompts: Reference
     policy: Reference  # its answers are the on-policy ones
     pool: tuple[PoolMember, ...]
-    responses: int = 4
+    responses: Count = 4
     on_policy: int = 2  # of the responses, how many come from the policy
     judge: Literal["rules"] = "rules"
-    max_response_tokens: int = 256
-    max_prompt_tokens: int = 2048
+    max_response_tokens: Count = 256
+    max_prompt_tokens: Count = 2048
     top_p: float = 1.0
 
 
@@ -162,22 +164,29 @@ class RewardModel(Optimization, ModelOptions):
 
 
 class RLVR(ModelOptions):
+    """PPO or GRPO on verified rewards.
+
+    ``mode`` tulu3 computes advantages and losses as the published program does, but does not reproduce its
+    asynchrony yet: there each batch is drawn by the weights of one step before, here by the current ones. ``schedule``
+    constant stands for the published schedule: linear over a horizon of 10M episodes, of which a run sees few.
+    """
+
     kind: Literal["rlvr"]
     model: Reference
-    value_model: Reference
+    value_model: Reference | None = None  # a reward model; needed for ppo, which starts its value model from it
     data: Reference
     algorithm: Literal["ppo", "grpo"] = "ppo"
     mode: Literal["clean", "tulu3"] = "clean"
     verifier_mode: Literal["tulu3", "strict"] = "strict"
-    steps: int = 100  # rollout batches
-    prompts_per_step: int = 64
-    samples_per_prompt: int = 4
-    max_prompt_tokens: int = 2048
-    max_response_tokens: int = 2048
+    steps: Count = 100  # rollout batches
+    prompts_per_step: Count = 64
+    samples_per_prompt: Count = 4
+    max_prompt_tokens: Count = 2048
+    max_response_tokens: Count = 2048
     temperature: float = 1.0
-    learning_rate: float = 3e-7
-    value_learning_rate: float | None = None  # None: the policy's
-    value_warmup_steps: int = 0  # first steps that train the value model alone
+    learning_rate: Rate = 3e-7
+    value_learning_rate: Rate | None = None  # None: the policy's
+    value_warmup_steps: int = Field(0, ge=0)  # first steps that train the value model alone
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_fraction: float = 0.0
     beta: float = 0.05  # KL coefficient, in the reward
@@ -186,17 +195,17 @@ class RLVR(ModelOptions):
     clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coefficient: float = 0.1
-    epochs: int = 4  # passes over a rollout batch
-    minibatches: int = 1
+    epochs: Count = 4  # passes over a rollout batch
+    minibatches: Count = 1
     verification_reward: float = 10.0
     no_eos_reward: float = -10.0
     whiten_advantages: bool = True
     clip_gradient_norm: float = 1.0
     weight_decay: float = 0.0
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: Count = 16384
     dtype: Literal["float32", "bfloat16"] = "float32"
     shuffle_rewards: bool = False  # control: scores permuted over the batch
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
 
 
 class Evaluate(ModelOptions):
@@ -206,9 +215,9 @@ class Evaluate(ModelOptions):
     tasks: tuple[str, ...] = ()  # protocols such as nano_problems@nano; empty: the whole suite
     unseal: str | None = None  # needed for the unseen suite: the reason, recorded
     after: tuple[Reference, ...] = ()  # stages that must be finished first
-    limit: int | None = None  # instances per task
-    max_prompt_tokens: int = 2048
-    max_response_tokens: int | None = None  # None: the protocol's
+    limit: Count | None = None  # instances per task
+    max_prompt_tokens: Count = 2048
+    max_response_tokens: Count | None = None  # None: the protocol's
 
 
 class Report(Strict):

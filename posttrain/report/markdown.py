@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+OTHER_PROTOCOL = " †"  # marks a difference between models that were not asked in the same way
+
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page. ``report`` is what report.json holds."""
@@ -18,6 +20,7 @@ def render(report: Mapping[str, Any]) -> str:
                 "Paired differences on the same instances, in points. An interval without 0 is in bold; *p* is "
                 "McNemar's exact test.",
                 _differences(suite["compare"]),
+                *_below_differences(suite["compare"]),
             ]
     if report["stages"]:
         parts += ["## Stages", _stages(report["stages"])]
@@ -78,12 +81,29 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for pair in compared:
         name = f"{pair['a']} − {pair['b']}"
-        rows.append([name, "average", str(pair["n"]), _signed(pair), _bootstrap(pair), ""])
+        mark = "" if all(figures["same_protocol"] for figures in pair["per_task"].values()) else OTHER_PROTOCOL
+        rows.append([name, f"average{mark}", str(pair["n"]), _signed(pair), _bootstrap(pair), ""])
         for task, figures in pair["per_task"].items():
             p = figures["mcnemar"]["p"]
             shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
-            rows.append(["", task, str(figures["n"]), _signed(figures), _bootstrap(figures), shown])
+            mark = "" if figures["same_protocol"] else OTHER_PROTOCOL
+            rows.append(["", f"{task}{mark}", str(figures["n"]), _signed(figures), _bootstrap(figures), shown])
     return _table(["models", "task", "n", "difference", "bootstrap", "*p*"], rows)
+
+
+def _below_differences(compared: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of these differences: which also measure the way of asking, and what they leave out."""
+    lines = [
+        f"{pair['a']} − {pair['b']} leaves out, as only one of them was scored on it: {', '.join(pair['missing'])}."
+        for pair in compared
+        if pair["missing"]
+    ]
+    if any(not figures["same_protocol"] for pair in compared for figures in pair["per_task"].values()):
+        lines.append(
+            f"{OTHER_PROTOCOL.strip()} The two models were asked under different protocols: the difference is also one "
+            "of how they were asked."
+        )
+    return ["\n".join(f"- {_text(line)}" for line in lines)] if lines else []
 
 
 def _signed(figures: Mapping[str, Any]) -> str:

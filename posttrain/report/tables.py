@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.scores import Record, scores_by_task
+from posttrain.evaluation.scores import Record, scores_by_task, suite_average
 from posttrain.evaluation.statistics import mcnemar, paired_difference
 
 
@@ -20,26 +20,41 @@ class Evaluated:
 def suites(evaluations: Sequence[Evaluated], compare: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """suite → ``{"tasks": {task: {label: …}}, "average": {label: …}, "compare": […], "limits", "notes"}``.
 
-    Evaluations of one suite are joined; a label must mean the same weights in all of them (else PosttrainError), and so
-    must every label of ``compare`` be a model of some evaluation.
+    Evaluations of one suite are joined, also the tasks of one label, over which its average is then taken. Raises
+    PosttrainError if a label means different weights, if a task of it came out differently twice, if limits differ
+    within a suite, or if ``compare`` names a label that no evaluation scores.
     """
     found: dict[str, Any] = {}
     weights: dict[str, str] = {}
-    records: dict[tuple[str, str], Sequence[Record]] = {}
+    records: dict[tuple[str, str], list[Record]] = {}
     for evaluated in evaluations:
         scores = evaluated.scores
         suite = found.setdefault(scores["suite"], {"tasks": {}, "average": {}, "limits": scores["limits"], "notes": {}})
+        if suite["limits"] != scores["limits"]:
+            raise PosttrainError(
+                f"report: evaluations of the {scores['suite']} suite ran under different limits ({suite['limits']} and "
+                f"{scores['limits']}); give them the same, or each its own report."
+            )
         for label, model in scores["models"].items():
             if weights.setdefault(label, model["model"]) != model["model"]:
                 raise PosttrainError(
                     f"report: the label {label!r} names two different models; give each its own label."
                 )
-            suite["average"][label] = model["average"]
-            suite["notes"][label] = model["note"]
+            if model["note"] not in (notes := suite["notes"].setdefault(label, [])):
+                notes.append(model["note"])
+            new = {task for task in model["tasks"] if label not in suite["tasks"].get(task, {})}
             for task, score in model["tasks"].items():
-                suite["tasks"].setdefault(task, {})[label] = score
-            records[scores["suite"], label] = evaluated.records[label]
+                if suite["tasks"].setdefault(task, {}).setdefault(label, score) != score:
+                    raise PosttrainError(
+                        f"report: two evaluations score {label!r} differently on {task}; leave one out."
+                    )
+            own = [record for record in evaluated.records[label] if record["task"] in new]
+            records.setdefault((scores["suite"], label), []).extend(own)
     for name, suite in found.items():
+        for label, notes in suite["notes"].items():
+            own_tasks = {task: by_label[label] for task, by_label in suite["tasks"].items() if label in by_label}
+            suite["average"][label] = suite_average(own_tasks)
+            suite["notes"][label] = "; ".join(filter(None, notes))
         pairs = [(a, b) for a, b in compare if (name, a) in records and (name, b) in records]
         suite["compare"] = [compared(a, b, suite["tasks"], records[name, a], records[name, b]) for a, b in pairs]
     for label in {label for pair in compare for label in pair} - set(weights):
@@ -54,7 +69,8 @@ def compared(
 ) -> dict[str, Any]:
     """A − B on the same instances: macro over the tasks that both were scored on, and each task for itself.
 
-    ``difference`` is None where they share none. ``missing`` lists tasks that only one of them was scored on.
+    ``difference`` is None where they share none. ``missing`` lists tasks that only one of them was scored on. A task's
+    ``same_protocol`` is False where the two were asked in different ways, as a base model is next to a chat model.
     """
     scores_a, scores_b = scores_by_task(records_a), scores_by_task(records_b)
     scored = {label: {t for t, by in tasks.items() if by.get(label, {}).get("status") == "scored"} for label in (a, b)}
@@ -80,7 +96,11 @@ def compared(
     per_task = {}
     for task in shared:
         test = mcnemar([score == 1.0 for score in x[task]], [score == 1.0 for score in y[task]])
-        per_task[task] = {**_difference({task: x[task]}, {task: y[task]}), "mcnemar": asdict(test)}
+        per_task[task] = {
+            **_difference({task: x[task]}, {task: y[task]}),
+            "mcnemar": asdict(test),
+            "same_protocol": tasks[task][a]["protocol_hash"] == tasks[task][b]["protocol_hash"],
+        }
     return {"a": a, "b": b, **_difference(x, y), "per_task": per_task, "missing": missing}
 
 

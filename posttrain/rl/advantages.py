@@ -37,8 +37,8 @@ def gae(
         return advantages_BT, advantages_BT + values_BT
 
 
-def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
-    """Scales the masked entries to unit variance, and to mean 0 if ``shift_mean``; 0 outside the mask.
+def whiten(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scales the masked entries to mean 0 and unit variance; 0 outside the mask.
 
     One mean and one Bessel-corrected variance over all masked entries, as published. A single entry has no variance and
     counts as variance 0, which only shifts it.
@@ -47,8 +47,7 @@ def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torc
     mean = x.masked_fill(~mask, 0.0).sum() / count.clamp(min=1)
     centred = (x - mean).masked_fill(~mask, 0.0)
     variance = centred.square().sum() / (count - 1).clamp(min=1)
-    whitened = centred * torch.rsqrt(variance + WHITEN_EPSILON)
-    return whitened if shift_mean else (whitened + mean).masked_fill(~mask, 0.0)
+    return centred * torch.rsqrt(variance + WHITEN_EPSILON)
 
 
 def tulu3_value_mask(response_BT: torch.Tensor, max_response_tokens: int) -> torch.Tensor:

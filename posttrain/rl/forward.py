@@ -67,7 +67,7 @@ def policy_logprobs(model: PreTrainedModel, rollout: Rollout, part: Part, temper
     before_N = packing.slot_bt[:, :-1][response_bT[:, 1 : part.length]]
     token_N = part.of(rollout.input_ids_BT)[response_bT]
     hidden_ND = hidden_STD.flatten(0, 1).index_select(0, before_N)
-    logp_N, _ = token_logprobs(hidden_ND, token_N, *output_head(model), temperature)
+    logp_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature)
     return torch.zeros(response_bT.shape, dtype=logp_N.dtype, device=logp_N.device).masked_scatter(response_bT, logp_N)
 
 

@@ -14,8 +14,12 @@ from posttrain.verifiers.verdict import Outcome, Verdict
 def verify_rollout(
     pool: VerifierPool, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Verdict, ...]]:
-    """The verdicts of each sample, one for each check of its row. Verifiers read the text without special tokens."""
-    texts = tokenizer.batch_decode([list(response) for response in rollout.responses], skip_special_tokens=True)
+    """The verdicts of each sample, one for each check of its row. Verifiers read the text that evaluation reads."""
+    texts = tokenizer.batch_decode(
+        [list(response) for response in rollout.responses],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
     items = [
         (verifier, text, label) for row, text in zip(rollout.rows, texts, strict=True) for verifier, label in row.checks
     ]

@@ -16,8 +16,7 @@ class Rollout:
     """B finished samples, rows in the order of their requests; T is the longest row plus one free column.
 
     Positions of a row count from 0 at its first prompt token, as in the sampler. ``sampler_logp_BT`` is 0 off the
-    response. ``finished_B``: ended by a stop token (part of the response). ``group_B``: the visit it belongs to, from
-    0. ``weight_version_B``: the weights that drew every token of the row.
+    response. ``finished_B``: ended by a stop token (part of the response). ``group_B``: which visit, from 0.
     """
 
     rows: tuple[VerifiablePrompt, ...]
@@ -28,7 +27,6 @@ class Rollout:
     lengths: tuple[int, ...]
     finished_B: torch.Tensor
     group_B: torch.Tensor
-    weight_version_B: torch.Tensor
 
     @property
     def response_tokens(self) -> int:
@@ -72,9 +70,13 @@ def collect_rollout(
     max_response_tokens: int,
     stop_token_ids: Sequence[int],
     pad_token_id: int,
+    weight_version: int,
     device: str | torch.device = "cpu",
 ) -> Rollout:
-    """Samples every visit of the batch, whatever order the sampler finishes in. Same call, same rollout."""
+    """Samples every visit of the batch, whatever order the sampler finishes in. Same call, same rollout.
+
+    RuntimeError if a request stays unanswered, or if other weights than ``weight_version`` drew an answer.
+    """
     requests = sample_requests(
         batch,
         seed,
@@ -90,6 +92,10 @@ def collect_rollout(
     if len(finished) != len(requests):
         raise RuntimeError(f"the sampler answered {len(finished)} of {len(requests)} requests")
     samples = [finished[row] for row in range(len(requests))]
+    if others := {sample.weight_version for sample in samples} - {weight_version}:
+        raise RuntimeError(
+            f"the sampler drew with the weights of version {sorted(others)}, the learner stands at {weight_version}"
+        )
     rows = tuple(visit.prompt.row for visit in batch for _ in range(samples_per_prompt))
     return pad_samples(rows, samples, samples_per_prompt, pad_token_id, device)
 
@@ -121,5 +127,4 @@ def pad_samples(
         lengths=lengths,
         finished_B=torch.tensor([sample.finish_reason == "stop" for sample in samples], device=device),
         group_B=torch.arange(len(samples), device=device) // samples_per_prompt,
-        weight_version_B=torch.tensor([sample.weight_version for sample in samples], device=device),
     )

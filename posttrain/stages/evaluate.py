@@ -10,7 +10,7 @@ from posttrain.evaluation.suites import select
 from posttrain.recipe.schema import Evaluate
 from posttrain.stages.base import StageContext
 
-VERSION = 1
+VERSION = 2
 
 
 def check(settings: Evaluate) -> None:
@@ -28,7 +28,8 @@ def run(context: StageContext) -> dict[str, Any]:
         # Before the first answer, and also beside the runs that made the models: a look cut short was still a look.
         weights = {label: identity(path) for label, path in models.items()}
         folders = [context.output.parent.parent, *filter(None, map(run_folder, models.values()))]
-        record_unsealing(folders, settings.unseal, weights, [task.name for task in tasks], settings.limit)
+        asked = asdict(limits) | settings.model_dump(include={"chat_template", "rope_positions"})
+        record_unsealing(folders, settings.unseal, weights, [task.name for task in tasks], asked)
     scores = {}
     for label, path in models.items():
         context.progress.note(f"{settings.suite} suite: {label}")

@@ -1,4 +1,4 @@
-"""Which evaluation sets a stage reads that its settings do not name: they belong to its key, and to early checks."""
+"""What decides an evaluation and its settings do not name, sets and protocols: for its key, and for early checks."""
 
 from typing import Any
 
@@ -26,3 +26,12 @@ def evaluation_sets(settings: Any) -> tuple[str, ...]:
     # `shots_from` may say which split after the id: "openai/gsm8k train".
     named = {name for task in tasks for name in (task.chat.data, task.chat.shots_from.partition(" ")[0])}
     return tuple(sorted(name for name in named if looks_like_hub_id(name)))
+
+
+def evaluation_protocols(settings: Any) -> tuple[tuple[str, str, str], ...]:
+    """(name, hash of the chat protocol, hash of the plain one) of every task that an evaluation runs."""
+    from posttrain.evaluation.suites import select
+
+    if settings.kind != "evaluate":
+        return ()
+    return tuple((task.name, task.chat.hash, task.plain.hash) for task in select(settings.suite, settings.tasks))

@@ -39,7 +39,8 @@ def run(context: StageContext) -> dict[str, Any]:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    ).to(context.device)
+    )
+    model.to(torch.device(context.device))
     muon, adamw = build_optimizers(model, settings.learning_rate, settings.weight_decay)
     steps = settings.tokens // settings.batch_tokens
     live = {"modules": {"model": model}, "optimizers": {"muon": muon, "adamw": adamw}}

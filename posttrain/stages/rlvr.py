@@ -55,6 +55,13 @@ def check(settings: Any) -> None:
         raise PosttrainError(f"temperature is {settings.temperature}: RLVR must sample; give a temperature above 0")
     if settings.algorithm == "grpo" and settings.samples_per_prompt < 2:
         raise PosttrainError("algorithm grpo compares samples of one prompt: samples_per_prompt must be at least 2")
+    if settings.algorithm == "ppo" and settings.value_model is None:
+        raise PosttrainError("algorithm ppo needs value_model: name a reward model, from which its value model starts")
+    if settings.algorithm == "ppo" and settings.value_warmup_steps >= settings.steps:
+        raise PosttrainError(
+            f"value_warmup_steps ({settings.value_warmup_steps}) leaves none of {settings.steps} steps to train the "
+            "policy; lower it, or raise steps"
+        )
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -94,6 +101,7 @@ def run(context: StageContext) -> dict[str, Any]:
                     max_response_tokens=settings.max_response_tokens,
                     stop_token_ids=[tokenizer.eos_token_id],
                     pad_token_id=tokenizer.pad_token_id,
+                    weight_version=step,
                     device=context.device,
                 )
             generated = time.perf_counter()

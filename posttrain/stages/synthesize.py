@@ -14,7 +14,8 @@ VERSION = 1
 def run(context: StageContext) -> dict[str, Any]:
     counts = context.settings
     context.progress.start("generating rows", counts.sft + counts.preference_prompts + counts.rlvr, "rows")
-    # Disjoint seeds: no prompt is drawn for two purposes by construction; the mixtures check it again.
+    # Drawn apart, yet the finite kinds (facts, requests) give some prompts to both SFT and preferences, as the paper
+    # reuses SFT prompts.
     demonstrations = [as_conversation(i) for i in draw(counts.sft, counts.sft_shares, 3 * context.seed)]
     preference = [as_prompt(i) for i in draw(counts.preference_prompts, counts.preference_shares, 3 * context.seed + 1)]
     verifiable = [as_prompt(i) for i in draw(counts.rlvr, counts.rlvr_shares, 3 * context.seed + 2)]

@@ -4,7 +4,7 @@ The head runs only on hidden rows whose NEXT token is trained (N of the B·T), i
 are kept and torch differentiates them; when they are many they are made chunk by chunk, and again in the backward.
 """
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from posttrain.models.backbone import full_precision, hidden_states
 KEPT_LOGITS = 2**24  # logits of one chunk: 64 MiB in fp32
 
 
-@overload
 def response_logprobs(
     model: PreTrainedModel,
     input_ids_BT: torch.Tensor,
@@ -25,35 +24,13 @@ def response_logprobs(
     trained_BT: torch.Tensor,
     *,
     temperature: float = 1.0,
-    with_entropy: Literal[False] = False,
     chunk_logits: int = KEPT_LOGITS,
-) -> torch.Tensor: ...
-@overload
-def response_logprobs(
-    model: PreTrainedModel,
-    input_ids_BT: torch.Tensor,
-    attention_mask_BT: torch.Tensor | None,
-    trained_BT: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    with_entropy: Literal[True],
-    chunk_logits: int = KEPT_LOGITS,
-) -> tuple[torch.Tensor, torch.Tensor]: ...
-def response_logprobs(
-    model: PreTrainedModel,
-    input_ids_BT: torch.Tensor,
-    attention_mask_BT: torch.Tensor | None,
-    trained_BT: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    with_entropy: bool = False,
-    chunk_logits: int = KEPT_LOGITS,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """``logp_BT[b, t]`` = log p(token t | tokens before t), fp32, where ``trained_BT``; 0 elsewhere and at t = 0.
 
-    Logits are divided by ``temperature``. ``with_entropy`` adds the entropy of the distribution token t was drawn from,
-    [B, T], differentiable. Right or left padding. A batch with nothing trained gives zeros that still have a graph
-    (every rank must run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head stays fp32.
+    Logits are divided by ``temperature``. Right or left padding. A batch with nothing trained gives zeros that still
+    have a graph (every rank must run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head
+    stays fp32.
     """
     hidden_BTD = hidden_states(model.base_model, input_ids_BT, attention_mask_BT)
     device, (B, T, D) = hidden_BTD.device, hidden_BTD.shape
@@ -64,13 +41,9 @@ def response_logprobs(
     target_N = target_N.to(device)
     hidden_ND = hidden_BTD.reshape(B * T, D).index_select(0, target_N - 1)
 
-    logp_N, entropy_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature, with_entropy, chunk_logits)
+    logp_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature, chunk_logits)
     nothing = hidden_BTD.sum() * 0 if target_N.numel() == 0 else 0
-    logp_BT = torch.zeros(B * T, dtype=logp_N.dtype, device=device).index_copy(0, target_N, logp_N).view(B, T) + nothing
-    if entropy_N is None:
-        return logp_BT
-    entropy_BT = torch.zeros(B * T, dtype=logp_N.dtype, device=device).index_copy(0, target_N, entropy_N).view(B, T)
-    return logp_BT, entropy_BT + nothing
+    return torch.zeros(B * T, dtype=logp_N.dtype, device=device).index_copy(0, target_N, logp_N).view(B, T) + nothing
 
 
 def token_logprobs(
@@ -79,10 +52,9 @@ def token_logprobs(
     weight_VD: torch.Tensor,
     bias_V: torch.Tensor | None = None,
     temperature: float = 1.0,
-    with_entropy: bool = False,
     chunk_logits: int = KEPT_LOGITS,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """log softmax((hidden·Wᵀ + bias) / temperature) at ``token_N``, and the entropy in nats or None; both [N].
+) -> torch.Tensor:
+    """log softmax((hidden·Wᵀ + bias) / temperature) at ``token_N``, shape [N].
 
     At least fp32 (float64 inputs stay float64). More than ``chunk_logits`` logits are never held at once.
     """
@@ -93,36 +65,29 @@ def token_logprobs(
             hidden_ND, bias_V = hidden_ND / temperature, None if bias_V is None else bias_V / temperature
         if hidden_ND.shape[0] * weight_VD.shape[0] <= chunk_logits:
             logits_NV = F.linear(hidden_ND, weight_VD, bias_V)
-            if not with_entropy:
-                return -F.cross_entropy(logits_NV, token_N, reduction="none"), None
-            logp_NV = logits_NV.log_softmax(-1)
-            return logp_NV.gather(-1, token_N[:, None]).squeeze(-1), -(logp_NV.exp() * logp_NV).sum(-1)
+            return -F.cross_entropy(logits_NV, token_N, reduction="none")
         rows = max(1, chunk_logits // weight_VD.shape[0])
-        logp_N, entropy_N = _ChunkedHead.apply(hidden_ND, token_N, weight_VD, bias_V, rows, with_entropy)
-        return logp_N, entropy_N if with_entropy else None
+        return _ChunkedHead.apply(hidden_ND, token_N, weight_VD, bias_V, rows)
 
 
 class _ChunkedHead(torch.autograd.Function):
     """The same in chunks of rows. The backward makes each chunk's logits again instead of keeping them."""
 
     @staticmethod
-    def forward(ctx, hidden_ND, token_N, weight_VD, bias_V, rows, with_entropy):
+    def forward(ctx, hidden_ND, token_N, weight_VD, bias_V, rows):
         logp_N = hidden_ND.new_empty(hidden_ND.shape[0])
-        entropy_N = hidden_ND.new_zeros(hidden_ND.shape[0])
         for start in range(0, hidden_ND.shape[0], rows):
             part = slice(start, start + rows)
             logp_CV = F.linear(hidden_ND[part], weight_VD, bias_V).log_softmax(-1)
             logp_N[part] = logp_CV.gather(-1, token_N[part, None]).squeeze(-1)
-            if with_entropy:
-                entropy_N[part] = -(logp_CV.exp() * logp_CV).sum(-1)
-        ctx.save_for_backward(hidden_ND, token_N, weight_VD, bias_V, entropy_N)
-        ctx.rows, ctx.with_entropy = rows, with_entropy
-        return logp_N, entropy_N
+        ctx.save_for_backward(hidden_ND, token_N, weight_VD, bias_V)
+        ctx.rows = rows
+        return logp_N
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        grad_logp_N, grad_entropy_N = grad_outputs
-        hidden_ND, token_N, weight_VD, bias_V, entropy_N = ctx.saved_tensors
+        (grad_logp_N,) = grad_outputs
+        hidden_ND, token_N, weight_VD, bias_V = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[2] else None
         grad_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[3] else None
@@ -130,19 +95,16 @@ class _ChunkedHead(torch.autograd.Function):
             for start in range(0, hidden_ND.shape[0], ctx.rows):
                 part = slice(start, start + ctx.rows)
                 logp_CV = F.linear(hidden_ND[part], weight_VD, bias_V).log_softmax(-1)
-                p_CV = logp_CV.exp()
-                # d logp[token] / d logits = onehot − p;  d entropy / d logits = −p · (logp + entropy)
-                grad_CV = p_CV * -grad_logp_N[part, None]
+                # d logp[token] / d logits = onehot − p
+                grad_CV = logp_CV.exp() * -grad_logp_N[part, None]
                 grad_CV.scatter_add_(-1, token_N[part, None], grad_logp_N[part, None])
-                if ctx.with_entropy:
-                    grad_CV -= grad_entropy_N[part, None] * p_CV * (logp_CV + entropy_N[part, None])
                 if grad_hidden_ND is not None:
                     grad_hidden_ND[part] = grad_CV @ weight_VD
                 if grad_weight_VD is not None:
                     grad_weight_VD.addmm_(grad_CV.T, hidden_ND[part])
                 if grad_bias_V is not None:
                     grad_bias_V += grad_CV.sum(0)
-        return grad_hidden_ND, None, grad_weight_VD, grad_bias_V, None, None
+        return grad_hidden_ND, None, grad_weight_VD, grad_bias_V, None
 
 
 def output_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -135,6 +135,9 @@ BAD = {
     'is it "message"?': {"message": [USER, ANSWER]},
     "not a list of messages": {"messages": "hello"},
     "surrogate": {"messages": [USER, {"role": "assistant", "content": "\ud800"}]},
+    'column "id" holds half of a surrogate pair': {**SFT, "id": "\ud800"},
+    'column "source" holds half of a surrogate pair': {**SFT, "source": "\ud800"},
+    "not JSON that can be read": '{"id": ' + "9" * 5000 + "}",
 }
 
 
@@ -147,6 +150,13 @@ def test_every_bad_row_is_set_aside_with_file_line_and_reason_and_the_rest_goes_
         assert (entry["file"], entry["line"]) == (str(file), number)
         assert reason in entry["reason"]
     assert lines(rejects.path)[2]["row"] == BAD["no assistant turn"]
+
+
+def test_what_json_cannot_say_in_a_message_is_kept_as_text(tmp_path):
+    odd = {**SFT, "messages": [{**USER, "weight": float("nan")}, ANSWER]}
+    rows = list(read_rows(write(tmp_path / "rows.jsonl", json.dumps(odd)), "conversation"))
+    assert write_rows(tmp_path / "data.jsonl", rows) == 1
+    assert lines(tmp_path / "data.jsonl")[0]["messages"][0]["weight"] == "nan"
 
 
 def test_bytes_that_are_no_utf8_are_set_aside(tmp_path):

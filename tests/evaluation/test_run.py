@@ -1,8 +1,5 @@
 """One engine over all tasks: prompts, limits, resume, scores, records."""
 
-import json
-from typing import Any
-
 import pytest
 
 from posttrain.artifacts.jsonl import read_jsonl
@@ -10,8 +7,8 @@ from posttrain.data.chat import TEMPLATES
 from posttrain.data.tokenize import tokenize_prompt
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.render import render, response_text
-from posttrain.evaluation.run import SCORES, Limits, all_of, evaluate, evaluate_model, records_file
-from posttrain.evaluation.sealed import LOG, count_unsealings
+from posttrain.evaluation.run import Limits, all_of, evaluate, records_file, score_model
+from posttrain.evaluation.sealed import LOG, check_seal, count_unsealings, record_unsealing
 from posttrain.evaluation.statistics import mean_estimate
 from posttrain.evaluation.suites import SUITES, TASKS
 from posttrain.verifiers.verdict import Verdict
@@ -140,15 +137,15 @@ def test_chat_prompts_are_those_of_training(tokenizer):
     assert list(render(tokenizer, task.chat, instance).token_ids) == tokenize_prompt(tokenizer, instance.prompt)
 
 
-def test_plain_prompts_are_raw_text_and_their_answers_one_line(tokenizer):
+def test_plain_prompts_are_raw_text_and_their_answers_end_before_the_next_question(tokenizer):
     task = NANO[0]
     instance = task.load(task.plain, {}, 1)[0]
     rendered = render(tokenizer, task.plain, instance)
     assert rendered.text.startswith("Question: ")
     assert rendered.text.endswith("\nAnswer:")
     assert tokenizer.decode(rendered.token_ids) == rendered.text
-    ids = tokenizer(" 3 + 4 = 7.\nQuestion: and").input_ids
-    assert response_text(tokenizer, task.plain, ids) == "3 + 4 = 7."
+    ids = tokenizer(" 3 + 4 = 7.\nSo 7.\nQuestion: and").input_ids
+    assert response_text(tokenizer, task.plain, ids) == "3 + 4 = 7.\nSo 7."
 
 
 def test_the_prefill_is_part_of_the_prompt(tokenizer, data_dir):
@@ -160,37 +157,32 @@ def test_the_prefill_is_part_of_the_prompt(tokenizer, data_dir):
 
 
 def test_a_model_without_a_chat_template_is_asked_in_plain_form_and_the_scores_say_so(model_folder, tmp_path):
-    given: dict[str, Any] = {"tasks": ["nano_problems", "nano_facts"], "limit": 2, "max_response_tokens": 4}
-    plain = evaluate_model(model_folder(None), "development", output=tmp_path / "plain", **given)["models"]["model"]
-    chat = evaluate_model(model_folder(TEMPLATES["tulu"]), "development", output=tmp_path / "chat", **given)["models"][
-        "model"
-    ]
-    lent = evaluate_model(model_folder(None), "development", output=tmp_path / "lent", chat_template="tulu", **given)[
-        "models"
-    ]["model"]
+    tasks = [TASKS["nano_problems@nano"], TASKS["nano_facts@nano"]]
+
+    def score(label, template, **given):
+        journal, limits = tmp_path / f"{label}.jsonl", Limits(instances=2, response_tokens=4)
+        given |= {"output": tmp_path, "journal": journal, "hub_mirror": {}, "limits": limits}
+        return score_model(model_folder(template), tasks, label=label, **given)
+
+    plain, chat = score("plain", None), score("chat", TEMPLATES["tulu"])
+    lent = score("lent", None, chat_template="tulu")
     assert (plain["format"], chat["format"], lent["format"]) == ("plain", "chat", "chat")
     assert "plain form" in plain["note"]
     assert not chat["note"]
     assert plain["tasks"]["nano_facts@nano"]["protocol"] == "nano_facts@nano-plain"
-    records = [row for _, row in read_jsonl(tmp_path / "plain" / records_file("model"))]
+    records = [row for _, row in read_jsonl(tmp_path / records_file("plain"))]
     assert all(record["prompt"].startswith("Question: ") for record in records)
     assert len(records) == 4
-    assert json.loads((tmp_path / "chat" / SCORES).read_text())["models"]["model"] == chat
 
 
-def test_the_unseen_suite_needs_a_reason_and_leaves_a_line_that_stays(model_folder, tmp_path):
-    folder = model_folder(TEMPLATES["tulu"])
-    given: dict[str, Any] = {"tasks": ["nano_facts_unseen"], "limit": 1, "max_response_tokens": 2}
+def test_the_unseen_suite_needs_a_reason_and_every_look_leaves_a_line_that_stays(tmp_path):
     for reason in (None, "", "  "):
         with pytest.raises(PosttrainError, match="sealed"):
-            evaluate_model(folder, "unseen", output=tmp_path / "out", unseal=reason, **given)
-    assert not (tmp_path / "out").exists()
-    for _ in range(2):  # asking again for the same is no second look
-        evaluate_model(folder, "unseen", output=tmp_path / "out", unseal="a test", **given)
-    assert count_unsealings([tmp_path / "out"]) == 1
-    evaluate_model(
-        folder, "unseen", output=tmp_path / "out", unseal="another", **(given | {"tasks": ["nano_requests_unseen"]})
-    )
-    lines = [row for _, row in read_jsonl(tmp_path / "out" / LOG)]
+            check_seal("unseen", reason)
+    check_seal("development", None)
+    for reason, task in (("a test", "facts"), ("asked again", "facts"), ("another", "requests")):
+        record_unsealing([tmp_path], reason, {"model": "weights"}, [task], {"instances": 1})
+    assert count_unsealings([tmp_path]) == 2
+    lines = [row for _, row in read_jsonl(tmp_path / LOG)]
     assert [line["reason"] for line in lines] == ["a test", "another"]
-    assert lines[0]["tasks"] == ["nano_facts_unseen@nano"]
+    assert (lines[0]["tasks"], lines[0]["asked"]) == (["facts"], {"instances": 1})

@@ -85,6 +85,20 @@ def test_gsm8k_shows_the_eight_published_examples_as_turns(data_dir):
     assert turns(instance)[-1]["content"].startswith("Question: Janet")
 
 
+def test_gsm8k_takes_no_examples_from_the_file_of_its_test_rows(tmp_path):
+    task = TASKS["gsm8k@train-shots"]
+    rows = "".join(
+        json.dumps({"question": f"What is {i}?", "answer": f"It is {i}.\n#### {i}"}) + "\n" for i in range(9)
+    )
+    (tmp_path / "test.jsonl").write_text(rows)
+    for mirrored in (tmp_path / "test.jsonl", tmp_path):
+        with pytest.raises(NotRun, match="train"):
+            task.load(task.chat, {"openai/gsm8k": str(mirrored)}, None)
+    (tmp_path / "train.jsonl").write_text(rows.replace("What is", "How much is"))
+    instance = task.load(task.chat, {"openai/gsm8k": str(tmp_path)}, 1)[0]
+    assert turns(instance)[0]["content"] == "Question: How much is 0?"
+
+
 def test_plain_gsm8k_ends_where_the_answer_begins(data_dir):
     task = TASKS["gsm8k@train-shots"]
     text = task.load(task.plain, mirror(data_dir), 1)[0].prompt

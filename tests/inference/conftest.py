@@ -28,8 +28,8 @@ def _tiny(key_heads: int = 2, scale: float = 0.25, positions: int = 64, seed: in
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = "sdpa"
     return LlamaForCausalLM(config).eval()
 
 

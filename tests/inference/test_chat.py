@@ -1,5 +1,7 @@
 """Messages in, text out, and where an answer ends."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,8 +13,9 @@ from posttrain.inference.protocols import ChatRequest, SampleRequest, SamplingPa
 EOS = 2
 
 
-def ask_of(prompts: int, samples: int, **sampling) -> list[ChatRequest]:
-    given = SamplingParameters(**({"max_tokens": 30, "seed": 5} | sampling))
+def ask_of(prompts: int, samples: int, **sampling: Any) -> list[ChatRequest]:
+    settings: dict[str, Any] = {"max_tokens": 30, "seed": 5} | sampling
+    given = SamplingParameters(**settings)
     turns = [({"role": "user", "content": f"what is {i}?"},) for i in range(prompts)]
     return [ChatRequest(f"q{i}", turn, given, j) for i, turn in enumerate(turns) for j in range(samples)]
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,14 +18,18 @@ VOCABULARY = 61
 STOP = 2
 
 
-def requests(count: int, samples: int = 1, seed: int = 0, **sampling) -> list[SampleRequest]:
+def requests(count: int, samples: int = 1, seed: int = 0, **sampling: Any) -> list[SampleRequest]:
     """Ragged prompts (1 to 20 tokens) with ragged limits (1 to 25 tokens)."""
     draw = random.Random(seed)
     made = []
     for prompt in range(count):
         ids = tuple(draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(1, 21)))
         for sample in range(samples):
-            given = {"max_tokens": draw.randrange(1, 26), "stop_token_ids": (STOP,), "seed": 7} | sampling
+            given: dict[str, Any] = {
+                "max_tokens": draw.randrange(1, 26),
+                "stop_token_ids": (STOP,),
+                "seed": 7,
+            } | sampling
             made.append(SampleRequest(f"p{prompt}", sample, ids, SamplingParameters(**given)))
     return made
 
@@ -245,7 +251,7 @@ def test_the_learner_is_left_as_it_was(model):
 
 def test_an_abandoned_iterator_frees_the_engine(model):
     sampler = LocalSampler(model, pad_token_id=0, slots=2)
-    answers = sampler.generate(requests(6))
+    answers = cast(Generator, sampler.generate(requests(6)))
     next(answers)
     with pytest.raises(RuntimeError, match="generating already"):
         sampler.generate(requests(1))

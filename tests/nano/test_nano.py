@@ -53,7 +53,7 @@ def test_worked_solutions_hold_under_independent_arithmetic():
                 assert {"+": a + b, "-": a - b, "*": a * b}[sign] == result
                 assert total is None or a == total
                 total = result
-            assert total == int(item.ground_truth)
+            assert str(total) == item.ground_truth
 
 
 def test_unseen_instructions_use_no_trained_constraint():
@@ -61,7 +61,7 @@ def test_unseen_instructions_use_no_trained_constraint():
         return {
             i
             for item in items("instructions", split, 200, 1)
-            for i in re.findall(r'"([a-z_]+:[a-z_]+)"', item.ground_truth)
+            for i in re.findall(r'"([a-z_]+:[a-z_]+)"', str(item.ground_truth))
         }
 
     assert ids("train") == ids("development")
@@ -77,4 +77,4 @@ def test_pretraining_text_holds_no_chat_turn_and_no_instruction():
 def test_items_are_the_same_on_every_machine():
     """A changed digest means another development set: published figures would no longer compare."""
     made = "".join(f"{i.prompt}{i.answer}{i.ground_truth}" for t in TASKS for s in SPLITS for i in items(t, s, 50, 0))
-    assert hashlib.sha256(made.encode()).hexdigest()[:16] == "PINNED"
+    assert hashlib.sha256(made.encode()).hexdigest()[:16] == "0f56d69c54ee6f49"

@@ -1,8 +1,12 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from posttrain.errors import PosttrainError
+from posttrain.evaluation import suites
+from posttrain.evaluation.protocol import Decoding
+from posttrain.evaluation.suites import TASKS
 from posttrain.pipeline.keys import stage_key
 from posttrain.recipe.schema import SFT, Evaluate
 
@@ -82,6 +86,20 @@ def test_the_order_of_stages_is_no_part_of_the_key(files):
         return stage_key(settings, version=1, input_keys=inputs, hub_mirror={}, seed=1, device="cpu", threads=1)[0]
 
     assert evaluated() == evaluated("stage:sft", "stage:dpo")
+
+
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_a_changed_protocol_of_an_asked_task_changes_the_key_of_its_evaluation(files, monkeypatch, form):
+    def evaluated(task):
+        settings = Evaluate(kind="evaluate", suite="development", models={"A": str(files / "base")}, tasks=(task,))
+        return stage_key(settings, version=1, input_keys={}, hub_mirror={}, seed=1, device="cpu", threads=1)[0]
+
+    before, other = evaluated("nano_facts"), evaluated("nano_problems")
+    task = TASKS["nano_facts@nano"]
+    changed = replace(task, **{form: replace(getattr(task, form), decoding=Decoding(max_tokens=7))})
+    monkeypatch.setattr(suites, "TASKS", {**TASKS, task.name: changed})
+    assert evaluated("nano_facts") != before
+    assert evaluated("nano_problems") == other
 
 
 def test_a_reference_to_nothing_is_named(files):

@@ -75,6 +75,12 @@ def test_precedence_rises_from_base_to_file_to_scale_to_override(write):
     assert (both.stages["sft"].epochs, both.stages["world"].sft, both.seed) == (7, 10, 9)
 
 
+def test_another_scale_or_seed_never_takes_the_place_of_the_full_run(write):
+    path = write(BASE)
+    names = [load(path, overrides).name for overrides in ([], ["scale=smoke"], ["seed=2"], ["scale=smoke", "seed=2"])]
+    assert names == ["tiny", "tiny-smoke", "tiny-seed2", "tiny-smoke-seed2"]
+
+
 def test_an_extending_recipe_keeps_the_order_adds_its_own_and_has_its_own_name(write):
     write(BASE)
     path = write(
@@ -134,6 +140,10 @@ def test_an_override_is_the_same_as_writing_it_into_the_file(tmp_path_factory, e
         ("fraction: 0.5", "count: 5, fraction: 0.5", ["tiny.yaml:12", "at most one"]),
         ("stage:mix", "stage:mic", ["tiny.yaml:16", "stages.sft.data", "'mix'"]),
         ("model: nano", "model: mix", ["tiny.yaml:15", "stage:mix"]),
+        ("epochs: 2", "epochs: 0", ["tiny.yaml:18", "stages.sft.epochs", "greater than 0"]),
+        ("epochs: 2", "batch_size: -1", ["tiny.yaml:18", "stages.sft.batch_size", "greater than 0"]),
+        ("learning_rate: 1e-5", "learning_rate: 0", ["tiny.yaml:17", "stages.sft.learning_rate", "greater than 0"]),
+        ("fraction: 0.5", "limit: 0", ["tiny.yaml:12", "sources.0.limit", "greater than 0"]),
         ("epochs: 2", "epochs: two", ["tiny.yaml:18", "stages.sft.epochs", "'two'"]),
         ("epochs: 2", "epochs: 2\n    epochs: 3", ["tiny.yaml:19", "twice", "tiny.yaml:18"]),
         ("seed: 3", "seed: [3", ["tiny.yaml", "not YAML"]),

@@ -1,18 +1,19 @@
 """The report's tables, from made-up records whose answers are known."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.protocol import Decoding, Protocol
+from posttrain.evaluation.protocol import Decoding, Format, Protocol
 from posttrain.evaluation.scores import not_run, suite_average, task_score
 from posttrain.report.markdown import render
 from posttrain.report.tables import Evaluated, suites
 
 
-def protocol(task):
-    return Protocol(task, "test", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
+def protocol(task, format: Format = "chat"):
+    return Protocol(task, "test", "made up", "1", "test", format, Decoding(8), "exact_match", "strict")
 
 
 def records(task, scores, outcome=None):
@@ -31,11 +32,12 @@ def records(task, scores, outcome=None):
     ]
 
 
-def evaluated(suite, models, missing=()):
-    """``models``: label → task → scores."""
+def evaluated(suite, models, missing=(), plain=()):
+    """``models``: label → task → scores. Labels in ``plain`` were asked in plain form."""
     scored, kept = {}, {}
     for label, by_task in models.items():
-        tasks = {f"{t}@test": task_score(protocol(t), records(t, scores)) for t, scores in by_task.items()}
+        asked = "plain" if label in plain else "chat"
+        tasks = {f"{t}@test": task_score(protocol(t, asked), records(t, scores)) for t, scores in by_task.items()}
         tasks |= {f"{t}@test": not_run(protocol(t), "needs a set") for t in missing}
         note = "asked in plain form" if label == "base" else ""
         scored[label] = {"model": f"weights of {label}", "note": note, "tasks": tasks, "average": suite_average(tasks)}
@@ -78,6 +80,48 @@ def test_evaluations_of_one_suite_are_joined_and_suites_kept_apart():
     assert set(found) == {"development", "unseen"}
     assert set(found["development"]["average"]) == {"base", "RLVR"}
     assert found["development"]["compare"][0]["difference"] == found["unseen"]["compare"][0]["difference"]
+
+
+def test_the_tasks_of_one_label_in_two_evaluations_are_joined():
+    models = {"base": BASE, "RLVR": RLVR}
+    apart = [
+        evaluated("development", {label: {task: by_task[task]} for label, by_task in models.items()})
+        for task in ("sums", "facts")
+    ]
+    whole = suites([evaluated("development", models)], [("RLVR", "base")])
+    assert suites(apart, [("RLVR", "base")]) == whole
+    assert suites([*apart, evaluated("development", {"base": BASE})], [("RLVR", "base")]) == whole
+
+
+def test_one_task_of_one_label_with_two_results_is_refused():
+    other = {"sums": [0.0, 0.0, 0.0, 0.0]}
+    with pytest.raises(PosttrainError, match="'base' differently on sums@test"):
+        suites([evaluated("development", {"base": BASE}), evaluated("development", {"base": other})], [])
+
+
+def test_evaluations_of_one_suite_under_different_limits_are_refused():
+    one, other = evaluated("development", {"base": BASE}), evaluated("development", {"RLVR": RLVR})
+    other.scores["limits"]["prompt_tokens"] = 64
+    with pytest.raises(PosttrainError, match="different limits"):
+        suites([one, other], [])
+    other = replace(other, scores={**other.scores, "suite": "unseen"})
+    assert set(suites([one, other], [])) == {"development", "unseen"}
+
+
+def test_a_difference_between_models_asked_in_different_ways_is_marked():
+    models = {"base": BASE, "SFT": RLVR, "RLVR": {"sums": RLVR["sums"]}}
+    found = suites([evaluated("development", models, plain=["base"])], [("SFT", "base"), ("RLVR", "SFT")])
+    other, same = found["development"]["compare"]
+    assert [figures["same_protocol"] for figures in other["per_task"].values()] == [False, False]
+    assert [figures["same_protocol"] for figures in same["per_task"].values()] == [True]
+    page = render(report(suites=found))
+    assert cells(page, "SFT − base")[1] == "average †"
+    assert page.count("sums@test † |") == page.count("facts@test † |") == 1
+    assert cells(page, "RLVR − SFT")[1] == "average"
+    assert page.count("- † The two models were asked under different protocols") == 1
+    assert "- RLVR − SFT leaves out, as only one of them was scored on it: facts@test." in page
+    alike = suites([evaluated("development", {"base": BASE, "SFT": RLVR})], [("SFT", "base")])
+    assert "†" not in render(report(suites=alike))
 
 
 def test_a_label_for_two_models_is_refused():

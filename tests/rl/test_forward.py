@@ -27,6 +27,7 @@ def rollout_of(sampler, temperature=1.0, samples=2):
         max_response_tokens=6,
         stop_token_ids=[1],
         pad_token_id=0,
+        weight_version=sampler.weight_version,
     )
 
 

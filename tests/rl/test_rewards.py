@@ -1,5 +1,7 @@
 """From verdicts to scores, case by case."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -82,6 +84,7 @@ def rollout_of(rows, samples=2):
         max_response_tokens=6,
         stop_token_ids=[1],
         pad_token_id=0,
+        weight_version=3,
     )
 
 
@@ -98,6 +101,15 @@ def test_each_sample_is_asked_once_for_each_check_of_its_row():
     assert pool.asked == expected
     for row, found in zip(rollout.rows, verdicts, strict=True):
         assert found == ((CORRECT, WRONG, CORRECT) if row is several else (CORRECT,))
+
+
+def test_verifiers_read_the_text_with_the_spaces_that_the_tokens_have():
+    tokenizer, pool = tiny_tokenizer(), RecordingPool()
+    tokenizer.add_tokens(["."])
+    tokenizer.clean_up_tokenization_spaces = True  # as published tokenizers have it; evaluation ignores it
+    rollout = replace(rollout_of([prompt_row(0, "red")], samples=1), responses=((5, len(tokenizer) - 1),))
+    verify_rollout(pool, rollout, tokenizer)
+    assert [text for _, text, _ in pool.asked] == ["red ."]
 
 
 def test_errors_are_counted_and_left_out_of_the_means():

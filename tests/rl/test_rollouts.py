@@ -14,9 +14,11 @@ PROMPTS = [Prompt(prompt_row(i, "red"), tuple(range(3, 6 + i % 3))) for i in ran
 SETTINGS = {"samples_per_prompt": 3, "temperature": 1.0, "max_response_tokens": 5, "stop_token_ids": [1]}
 
 
-def collect(position=0, count=4, seed=1, sampler=None):
+def collect(position=0, count=4, seed=1, sampler=None, weight_version=3):
     batch = visits(PROMPTS, seed, position, count)
-    return collect_rollout(sampler or EchoSampler(), batch, seed, pad_token_id=0, **SETTINGS)
+    return collect_rollout(
+        sampler or EchoSampler(), batch, seed, pad_token_id=0, weight_version=weight_version, **SETTINGS
+    )
 
 
 def test_every_epoch_visits_every_prompt_once_in_an_order_of_its_own():
@@ -40,7 +42,7 @@ def test_no_two_requests_of_a_run_share_their_key():
 
 def test_the_order_in_which_samples_finish_changes_nothing():
     forwards, backwards = collect(), collect(sampler=EchoSampler(backwards=True))
-    for name in ("input_ids_BT", "response_BT", "sampler_logp_BT", "finished_B", "group_B", "weight_version_B"):
+    for name in ("input_ids_BT", "response_BT", "sampler_logp_BT", "finished_B", "group_B"):
         assert torch.equal(getattr(forwards, name), getattr(backwards, name))
     assert forwards.rows == backwards.rows and forwards.responses == backwards.responses
 
@@ -70,6 +72,11 @@ def test_a_sampler_that_loses_a_request_is_noticed():
 
     with pytest.raises(RuntimeError, match="11 of 12"):
         collect(sampler=Forgetful())
+
+
+def test_samples_of_other_weights_than_the_learner_s_are_noticed():
+    with pytest.raises(RuntimeError, match=r"version \[3\].*stands at 4"):
+        collect(weight_version=4)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class EchoSampler:
     """Answers every request with tokens made from its key alone, in an order of its own."""
 
     context_length = 64
+    weight_version = 3
 
     def __init__(self, backwards: bool = False):
         self.backwards = backwards
@@ -69,7 +70,7 @@ class EchoSampler:
             if ended:
                 tokens[-1] = request.sampling.stop_token_ids[0]
             logprobs = (-torch.rand(length, generator=generator)).tolist()
-            yield Sample(request, tuple(tokens), tuple(logprobs), "stop" if ended else "length", 3)
+            yield Sample(request, tuple(tokens), tuple(logprobs), "stop" if ended else "length", self.weight_version)
 
     def score(self, sequences):
         raise NotImplementedError

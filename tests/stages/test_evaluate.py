@@ -127,3 +127,22 @@ def test_a_look_at_the_unseen_suite_is_logged_once_in_every_run_it_concerns(tmp_
     assert count_unsealings([runs / "another"]) == count_unsealings([runs / "another", runs / "made-up"]) == 1
     evaluate.run(context(tmp_path, "-other", models={"a": str(model)}, **given))
     assert count_unsealings([runs / "made-up"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": 2},
+        {"max_response_tokens": 3},
+        {"max_prompt_tokens": 400},
+        {"chat_template": "tulu"},
+        {"rope_positions": 600},
+    ],
+    ids=str,
+)
+def test_asking_in_any_other_way_is_another_look(tmp_path, change):
+    model = save_model(tmp_path / "model", 0)
+    given = {"suite": "unseen", "tasks": ("nano_facts_unseen",), "unseal": "a test", "models": {"a": model}, "limit": 1}
+    evaluate.run(context(tmp_path, "-first", **given))
+    evaluate.run(context(tmp_path, "-other", **(given | change)))
+    assert count_unsealings([tmp_path / "runs" / "made-up"]) == 2

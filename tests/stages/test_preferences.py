@@ -26,8 +26,7 @@ def prompts(write_lines) -> str:
     ]
     rows.append({**rows[0], "id": "again"})
     rows.append({**rows[0], "id": "long", "messages": [{"role": "user", "content": "x" * 90}]})
-    rows.append('{"id": "broken"')
-    return write_lines("prompts.jsonl", rows)
+    return write_lines("prompts.jsonl", [*rows, '{"id": "broken"'])
 
 
 @pytest.fixture

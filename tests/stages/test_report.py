@@ -79,7 +79,7 @@ def test_the_report_leads_from_scores_to_every_stage_behind_them(tmp_path):
     artifact(runs, "made-up", "sft", "sft", inputs=("mixture",), metrics={"trained_tokens": 1234, "loss": 0.5})
     artifact(runs, "made-up", "dpo", "dpo", inputs=("sft",), metrics={"trained_tokens": 567})
     scored = evaluation(runs, {"SFT": [1.0, 0.0, 0.0, 0.0], "DPO": [1.0, 1.0, 0.0, 0.0]})
-    record_unsealing([runs / "made-up", runs / "a-sibling"], "final table", {"DPO": "w"}, ["t"], None)
+    record_unsealing([runs / "made-up", runs / "a-sibling"], "final table", {"DPO": "w"}, ["t"], {})
 
     output = runs / "made-up" / "report" / ".building"
     output.mkdir(parents=True)

@@ -126,7 +126,8 @@ def curve(folder: Path) -> list[dict]:
 def test_the_reward_rises(inputs, algorithm):
     """Said back: the word asked for, then EOS. At random that is all but impossible."""
     settings = {"steps": 25, "prompts_per_step": 16, "learning_rate": 3e-3, "beta": 0.01, "checkpoint_every": 100}
-    output, result = run(inputs, f"learns-{algorithm}", algorithm=algorithm, **settings)
+    scorer = "scorer" if algorithm == "ppo" else None
+    output, result = run(inputs, f"learns-{algorithm}", algorithm=algorithm, value_model=scorer, **settings)
     rows = curve(output)
     assert [row["step"] for row in rows] == list(range(1, 26))
     assert rows[0]["score"] < -5 and sum(row["score"] for row in rows[-5:]) / 5 > 1.5
@@ -144,6 +145,7 @@ def test_the_reward_rises(inputs, algorithm):
     assert ("explained_variance" in rows[0]) == (output / "value_model").exists() == (algorithm == "ppo")
 
 
+@pytest.mark.parametrize(("die_after", "kept"), [(1, 0), (2, 2), (3, 2)])  # of four steps; a checkpoint after two
 @pytest.mark.parametrize(
     "settings",
     [
@@ -154,14 +156,14 @@ def test_the_reward_rises(inputs, algorithm):
     ],
     ids=lambda settings: "-".join(map(str, settings.values())) or "default",
 )
-def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings):
-    name = "resume" + "".join(map(str, settings.values()))
+def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings, die_after, kept):
+    name = f"resume{die_after}" + "".join(map(str, settings.values()))
     whole, result = run(inputs, name + "whole", **settings)
-    with pytest.raises(Stop):  # after the third of four steps; the checkpoint is of the second
-        run(inputs, name, Quiet(die_after=3), **settings)
+    with pytest.raises(Stop):
+        run(inputs, name, Quiet(die_after=die_after), **settings)
     progress = Quiet()
     resumed, again = run(inputs, name, progress, **settings)
-    assert progress.started == (4, 2)
+    assert progress.started == (4, kept)
     assert same(whole, resumed)
     assert again == result
     without_clock = [[row | {"seconds": None} for row in curve(folder)] for folder in (whole, resumed)]
@@ -169,11 +171,12 @@ def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings):
 
 
 def test_warm_up_moves_the_value_model_alone(inputs):
-    output, _ = run(inputs, "warm", value_warmup_steps=4)
-    before, after = weights(inputs / "policy"), weights(output)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    scorer = load_scorer(inputs / "scorer").state_dict()
-    assert not all(torch.equal(scorer[name], after[f"value.{name}"]) for name in scorer)
+    with pytest.raises(Stop):  # a run that ends with its warm-up is refused
+        run(inputs, "warm", Quiet(die_after=4), steps=5, value_warmup_steps=4)
+    after = torch.load(inputs / "warm" / "checkpoints" / "step-00000004.pt", weights_only=True)["modules"]
+    policy, scorer = load_policy(inputs / "policy").state_dict(), load_scorer(inputs / "scorer").state_dict()
+    assert all(torch.equal(policy[name], after["policy"][name]) for name in policy)
+    assert not all(torch.equal(scorer[name], after["value"][name]) for name in scorer)
 
 
 def test_micro_batches_are_a_matter_of_memory_only(inputs):
@@ -234,6 +237,8 @@ def test_long_prompts_and_bad_rows_are_set_aside_and_counted(inputs):
         ({"dtype": "bfloat16"}, "float32"),
         ({"max_prompt_tokens": 2}, "max_prompt_tokens"),
         ({"micro_batch_tokens": 5}, "micro_batch_tokens"),
+        ({"value_warmup_steps": 4}, "value_warmup_steps"),
+        ({"value_model": None}, "value_model"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(inputs, settings, message):

@@ -18,26 +18,23 @@ def padded(rows, side="right", pad=0):
 
 
 def plain_logprobs(model, ids, temperature=1.0):
-    """Of every token of one unpadded row, from the full logits; and the entropies."""
+    """Of every token of one unpadded row, from the full logits."""
     logits_TV = model(ids[None]).logits[0] / temperature
     logp_TV = logits_TV.log_softmax(-1)[:-1]
-    return logp_TV.gather(-1, ids[1:, None])[:, 0], -(logp_TV.exp() * logp_TV).sum(-1)
+    return logp_TV.gather(-1, ids[1:, None])[:, 0]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_padded_and_masked_equals_unpadded_full_logits(tiny_llama, ragged_rows, side, temperature):
     model = tiny_llama(dtype=torch.float64)
-    logp_BT, entropy_BT = response_logprobs(
-        model, *padded(ragged_rows, side), temperature=temperature, with_entropy=True
-    )
+    logp_BT = response_logprobs(model, *padded(ragged_rows, side), temperature=temperature)
     T = logp_BT.shape[1]
     for b, (ids, trained) in enumerate(ragged_rows):
-        expected, entropy = plain_logprobs(model, ids, temperature)
+        expected = plain_logprobs(model, ids, temperature)
         part = slice(1, len(ids)) if side == "right" else slice(T - len(ids) + 1, T)
         keep = trained[1:]
         torch.testing.assert_close(logp_BT[b, part][keep], expected[keep], rtol=0, atol=1e-10)
-        torch.testing.assert_close(entropy_BT[b, part][keep], entropy[keep], rtol=0, atol=1e-10)
         assert logp_BT[b].count_nonzero() == keep.sum()
 
 
@@ -56,20 +53,17 @@ def test_chunked_head_equals_full_logits_in_value_and_gradient(chunk_logits, wit
     weight_VD = torch.randn(61, 8, dtype=torch.float64, requires_grad=True)
     bias_V = torch.randn(61, dtype=torch.float64, requires_grad=True) if with_bias else None
     token_N = torch.randint(0, 61, (23,))
-    cotangent_N, entropy_cotangent_N = torch.randn(2, 23, dtype=torch.float64)
+    cotangent_N = torch.randn(23, dtype=torch.float64)
     leaves = [x for x in (hidden_ND, weight_VD, bias_V) if x is not None]
 
     logits_NV = hidden_ND @ weight_VD.T + (0 if bias_V is None else bias_V)
     full_NV = (logits_NV / 0.8).log_softmax(-1)
     full_logp_N = full_NV[torch.arange(23), token_N]
-    full_entropy_N = -(full_NV.exp() * full_NV).sum(-1)
-    expected = torch.autograd.grad((full_logp_N * cotangent_N + full_entropy_N * entropy_cotangent_N).sum(), leaves)
+    expected = torch.autograd.grad((full_logp_N * cotangent_N).sum(), leaves)
 
-    logp_N, entropy_N = token_logprobs(hidden_ND, token_N, weight_VD, bias_V, 0.8, True, chunk_logits)
-    assert entropy_N is not None
-    got = torch.autograd.grad((logp_N * cotangent_N + entropy_N * entropy_cotangent_N).sum(), leaves)
+    logp_N = token_logprobs(hidden_ND, token_N, weight_VD, bias_V, 0.8, chunk_logits)
+    got = torch.autograd.grad((logp_N * cotangent_N).sum(), leaves)
     torch.testing.assert_close(logp_N, full_logp_N, rtol=0, atol=1e-12)
-    torch.testing.assert_close(entropy_N, full_entropy_N, rtol=0, atol=1e-12)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
 
@@ -79,7 +73,7 @@ def test_gradient_of_the_whole_model_equals_that_of_full_logits(tiny_llama, ragg
     mine, theirs = (tiny_llama(dtype=torch.float64, tie_word_embeddings=tied) for _ in range(2))
     logp_BT = response_logprobs(mine, *padded(ragged_rows), chunk_logits=61 * 5)
     logp_BT.sum().backward()
-    torch.cat([plain_logprobs(theirs, ids)[0][trained[1:]] for ids, trained in ragged_rows]).sum().backward()
+    torch.cat([plain_logprobs(theirs, ids)[trained[1:]] for ids, trained in ragged_rows]).sum().backward()
     for (name, a), b in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-10, msg=name)
 

@@ -7,6 +7,7 @@ Prompt as the published evaluation renders it: each example a user turn ``Questi
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from posttrain.evaluation.protocol import Decoding, Instance, NotRun, Protocol, Task
 from posttrain.evaluation.tasks.hub import rows
@@ -50,6 +51,8 @@ def published_shots(prompt: str) -> list[tuple[str, str]]:
 
 def _shots(protocol: Protocol, hub_mirror: Mapping[str, str]) -> list[tuple[str, str]]:
     if protocol.shots_from != RLVR:
+        if not Path(hub_mirror[TEST]).is_dir():  # a file holds the test rows: its first eight would show their answers
+            raise NotRun(f"needs the train split of {TEST}: name a folder with train.jsonl and test.jsonl")
         train = rows(TEST, "train", hub_mirror, COLUMNS, limit=SHOTS)
         return [(row["question"].strip(), worked(row["answer"])) for row in train]
     for row in rows(RLVR, "train", hub_mirror, ("messages", "dataset")):

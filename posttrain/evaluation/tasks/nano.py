@@ -29,7 +29,9 @@ def _protocol(kind: Kind, split: Split) -> Protocol:
 
 
 def _plain(chat: Protocol) -> Protocol:
-    return replace(chat, mode="nano-plain", format="plain", decoding=replace(chat.decoding, stop_strings=("\n",)))
+    # Not the line's end: some instructions ask for several lines.
+    decoding = replace(chat.decoding, stop_strings=("\nQuestion:",))
+    return replace(chat, mode="nano-plain", format="plain", decoding=decoding)
 
 
 @cache
