@@ -40,7 +40,7 @@ def run(context: StageContext) -> dict[str, Any]:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    model.to(torch.device(context.device))
+    torch.nn.Module.to(model, context.device)
     muon, adamw = build_optimizers(model, settings.learning_rate, settings.weight_decay)
     steps = settings.tokens // settings.batch_tokens
     live = {"modules": {"model": model}, "optimizers": {"muon": muon, "adamw": adamw}}
