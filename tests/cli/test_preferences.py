@@ -9,7 +9,7 @@ from posttrain.cli.main import main
 from posttrain.inference.budget import Price
 from posttrain.preferences.estimate import Lengths, estimate
 
-RECIPE = str(Path(__file__).parents[2] / "recipes" / "tulu3-preferences.yaml")
+RECIPE = str(Path(__file__).parents[2] / "recipes" / "preferences-table15.yaml")
 
 
 def test_the_papers_set_is_estimated_in_calls_tokens_money_and_hours(capsys):

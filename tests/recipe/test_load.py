@@ -294,7 +294,7 @@ def test_the_unseen_suite_waits_for_all_training_named_or_not(write):
 
 def test_a_fault_inside_settings_of_several_kinds_names_the_key_as_it_is_written(tmp_path):
     """Pydantic tells of every kind that it tried, each with its own name between the keys."""
-    text = (Path(__file__).parents[2] / "recipes" / "tulu3-preferences.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "recipes" / "preferences-table15.yaml").read_text(encoding="utf-8")
     for right, wrong, told in (
         (
             "prompt_price: 0.2",
