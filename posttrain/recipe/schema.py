@@ -335,7 +335,7 @@ class AspectJudge(Strict):
     swap: bool = False  # each order also reversed, ratings averaged
     attempts: Count = 3  # for an answer that cannot be read
     temperature: float = 0.1
-    max_tokens: Count = 1024
+    max_tokens: Count | None = None  # None: room for every rationale at its full length
     rationale_letters: Count = 600  # longest rationale, where the server holds the model to the schema
     rejected: Literal["random", "worst"] = "random"  # among those rated lower
     margin: float = Field(0.0, ge=0)  # how much lower

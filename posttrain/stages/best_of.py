@@ -56,7 +56,8 @@ def run(context: StageContext) -> dict[str, Any]:
     answered: Answered = [(p, [answers[p.id, i] for i in places if (p.id, i) in answers]) for p in prompts]
     with VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict") as verifiers:
         checked = judge_by_rules(answered, verifiers)
-    scores = _scores(context, wanted, answered, [[one.rating for one in row] for row in checked])
+    costs = {} if (spent := model.costs()) is None else {model.name: spent}
+    scores = _scores(context, wanted, answered, [[one.rating for one in row] for row in checked], costs)
     rows, records = [], []
     for (prompt, candidates), codes, scored in zip(answered, checked, scores, strict=True):
         passes = [all(v.outcome == "correct" for v in one.verdicts) if one.verdicts else None for one in codes]
@@ -72,13 +73,13 @@ def run(context: StageContext) -> dict[str, Any]:
     made = write_rows(context.output / "sft.jsonl", rows)
     judged = [one for row in records for one in row["passes"] if one is not None]
     metrics: dict[str, Any] = {"pass_rate": sum(judged) / len(judged) if judged else None}
-    if (costs := model.costs()) is not None:
-        metrics["endpoints"] = {model.name: costs}
+    if costs:
+        metrics["endpoints"] = costs
     return {"rows": {"prompts": len(prompts), "sft": made, "rejected": rejects.count}, "metrics": metrics}
 
 
 def _scores(
-    context: StageContext, wanted: BestOf, answered: Answered, by_code: list[list[float | None]]
+    context: StageContext, wanted: BestOf, answered: Answered, by_code: list[list[float | None]], costs: dict[str, Any]
 ) -> list[list[float | None]]:
     if wanted.by == "judge" and wanted.judge is not None:
         judge = open_model(context, wanted.judge, wanted)
@@ -87,6 +88,8 @@ def _scores(
             judged, _ = judge_by_aspects(answered, judge.ask, judge.name, options)
         finally:
             judge.close()
+        if (spent := judge.costs()) is not None:
+            costs[f"judge {judge.name}"] = spent
         return [[one.rating for one in row] for row in judged]
     if wanted.by == "reward_model" and wanted.reward_model is not None:
         return _rewards(context, wanted.reward_model, answered)

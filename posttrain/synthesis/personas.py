@@ -4,6 +4,8 @@ The published sets were never checked: no answer of Persona MATH was compared wi
 can be checked, for only the names of the constraints were kept. Here nothing is a row before code has said yes.
 """
 
+import ast
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,9 +88,18 @@ def test_messages(question: str) -> tuple[Message, ...]:
 
 
 def asserts(response: str) -> list[str]:
-    """The assert statements of a response, one a line; an assert of a constant tests nothing and is left out."""
+    """The assert statements of a response, one a line. One that calls no function but Python's own tests nothing."""
     lines = [line.strip() for line in extract_program(response).splitlines()]
-    return list(dict.fromkeys(line for line in lines if line.startswith("assert ") and "(" in line))
+    return list(dict.fromkeys(line for line in lines if line.startswith("assert") and _calls_something(line)))
+
+
+def _calls_something(statement: str) -> bool:
+    try:
+        [node] = ast.parse(statement).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    called = {one.func.id for one in ast.walk(node) if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)}
+    return isinstance(node, ast.Assert) and bool(called - set(dir(builtins)))
 
 
 def final(task: str, answer: str) -> str | None:

@@ -108,14 +108,12 @@ class FaultServer:
 
 def ratings(question: str, schema: dict, model: str) -> str:
     """A judge's answer to the schema: rates a text by the digits in it; the model "tie" rates all alike."""
-    texts = schema["properties"]["texts"]
-    aspects = [name for name in texts["items"]["required"] if name != "text"]
-    found = []
-    for number in range(1, texts["minItems"] + 1):
-        shown = question.split(f"# Text {number}\n\n")[1].split("\n\n# ")[0]
+    found = {}
+    for key, entry in schema["properties"].items():
+        shown = question.split(f"# Text {key.removeprefix('text_')}\n\n")[1].split("\n\n# ")[0]
         value = 3 if model == "tie" else 1 + sum(ord(letter) for letter in shown) % 5
-        found.append({"text": number, **{name: {"rationale": "so", "rating": value} for name in aspects}})
-    return json.dumps({"texts": found})
+        found[key] = {name: {"rationale": "so", "rating": value} for name in entry["required"]}
+    return json.dumps(found)
 
 
 if __name__ == "__main__":

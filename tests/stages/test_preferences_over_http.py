@@ -81,8 +81,8 @@ def test_every_label_leads_back_to_its_request(run_stage, made, server, tmp_path
             assert one["self_judged"] == (one["model"] == "judge") and one["judge"] == "judge"
             for aspect, score in one["aspects"].items():
                 assert len(score["requests"]) == 2 and score["ratings"][0] == score["ratings"][1] == score["rating"]
-                told = [json.loads(journal[key]["text"])["texts"] for key in score["requests"]]
-                assert all(score["ratings"][0] in [text[aspect]["rating"] for text in texts] for texts in told)
+                told = [json.loads(journal[key]["text"]) for key in score["requests"]]
+                assert all(score["ratings"][0] in [text[aspect]["rating"] for text in texts.values()] for texts in told)
             if place == row["chosen"]:
                 assert one["rating"] == max(c["rating"] for c in row["candidates"])
     assert len(list(read_rows(output / "data.jsonl", "preference"))) == result["rows"]["pairs"]

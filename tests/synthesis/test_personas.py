@@ -155,6 +155,8 @@ def test_code_is_a_row_only_if_it_passes_tests_written_from_the_prompt_alone():
     assert run(Programmer("def twice(x):\n    return 2 * x", TESTS)) == "accepted"
     assert run(Programmer("def twice(x):\n    return x", TESTS)) == {"answer_fails": 1}
     assert run(Programmer("def twice(x):\n    return 2 * x", "assert True")) == {"too_few_tests": 1}
+    idle = "assert (True)\nassert len('ab') == 2\nassert twice(\nassert [twice]\nassert twice(1) == 2"
+    assert run(Programmer("def twice(x):\n    return 2 * x", idle)) == {"too_few_tests": 1}
 
 
 def fake_code(items):
