@@ -294,7 +294,7 @@ class OpenAIEndpoint:
         return usage
 
     def _status_fault(self, error: Any) -> _Fault:
-        status, detail = error.status_code, self._clean(error)
+        status, detail = error.status_code, self._clean(error.response.text or error)
         if status == 429:
             if "insufficient_quota" in detail:
                 return _Fault("quota", f"{detail}. Add credit and run the command again", "endpoint")
@@ -311,8 +311,8 @@ class OpenAIEndpoint:
         return _Fault(str(status), detail, "request")
 
     def _clean(self, error: object) -> str:
-        text = " ".join(str(error).split())[:300]
-        return text.replace(self._key, "***") if self._key else text
+        text = " ".join(str(error).split())
+        return (text.replace(self._key, "***") if self._key else text)[:300]
 
 
 def _sdk() -> Any:

@@ -15,8 +15,9 @@ FAULTS = ("429", "500", "cut", "malformed", "two_choices", "no_choice", "reset")
 
 
 class FaultServer:
-    def __init__(self, share: float, delay: float, seed: int, storms: bool, down_every: float):
+    def __init__(self, share: float, delay: float, seed: int, storms: bool, down_every: float, context: int):
         self.share, self.delay, self.storms, self.down_every = share, delay, storms, down_every
+        self.context = context
         self.random = random.Random(seed)
         self.flying = self.peak = 0
         self.storm_until = 0.0
@@ -59,9 +60,14 @@ class FaultServer:
         fault = self.random.choice(FAULTS) if self.random.random() < self.share else None
         if asyncio.get_running_loop().time() < self.storm_until:
             fault = "429"
+        if len(question) > (40 if body["model"] == "short" else self.context):
+            fault = "400"
         if fault:
             print("fault", fault, question, flush=True)
-        if fault == "429":
+        if fault == "400":
+            error = {"message": f"This model's maximum context length is {self.context}", "code": "context_length"}
+            self.send(writer, 400, {"error": error})
+        elif fault == "429":
             self.send(writer, 429, {"error": {"message": "slow down"}}, "retry-after: 0.05\r\n")
         elif fault == "500":
             self.send(writer, 500, {"error": {"message": "oops"}})
@@ -123,8 +129,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storms", action="store_true", help="now and then everybody gets 429")
     parser.add_argument("--down-every", type=float, default=0.0, help="seconds between refusals of all connections")
+    parser.add_argument("--context", type=int, default=10**9, help="most letters of a question")
     args = parser.parse_args()
     try:
-        asyncio.run(FaultServer(args.share, args.delay, args.seed, args.storms, args.down_every).serve())
+        asyncio.run(FaultServer(**vars(args)).serve())
     except KeyboardInterrupt:
         sys.exit(0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -99,6 +100,33 @@ def test_every_label_leads_back_to_its_request(run_stage, made, server, tmp_path
         assert (folder / "data.jsonl").read_bytes() == (output / "data.jsonl").read_bytes()
 
 
+def test_the_pairs_load_as_the_published_sets_do(run_stage, made, data_dir, tmp_path):
+    import datasets
+
+    def load(*files: Path) -> datasets.Dataset:
+        made = datasets.load_dataset("json", data_files=list(map(str, files)), cache_dir=str(tmp_path / "hf"))
+        return cast(datasets.DatasetDict, made)["train"]
+
+    result, output, _ = run_stage(preferences, made())
+    ours, published = load(output / "data.jsonl"), load(data_dir / "tulu3" / "preference_sample.jsonl")
+    names = published.column_names
+    assert set(names) == {"id", "source", "prompt", "chosen", "rejected"} <= set(ours.column_names)
+    shared = ours.select_columns(names)
+    assert shared.features == published.features
+    both = datasets.concatenate_datasets([published, shared])
+    assert len(both) == 100 + result["rows"]["pairs"]
+    for row in both:
+        assert [turn["role"] for turn in row["chosen"]][-2:] == ["user", "assistant"]
+        assert row["chosen"][:-1] == row["rejected"][:-1] and row["chosen"][0]["content"] == row["prompt"]
+    path = tmp_path / "both.jsonl"
+    path.write_bytes(
+        (data_dir / "tulu3" / "preference_sample.jsonl").read_bytes() + (output / "data.jsonl").read_bytes()
+    )
+    assert [row.chosen[-1]["content"] for row in read_rows(path, "preference")] == [
+        r["chosen"][-1]["content"] for r in both
+    ]
+
+
 def test_a_kill_costs_nothing_and_the_bytes_are_the_same(run_stage, made, server, tmp_path):
     for task, at in (("answers", 7), ("answers", 30), ("ratings", 20)):
         run_stage(preferences, made(), "killed", kill_at=at, task=task)
@@ -130,6 +158,22 @@ def test_one_model_down_lets_the_others_answer_first(run_stage, made, server):
     broken = made(pool=[{"endpoint": down}, made().pool[0].model_dump()])
     with pytest.raises(EndpointDown, match=r"36 of 48 answers are there, but 1 of 3 models are down"):
         run_stage(preferences, broken.model_copy(update={"on_policy": 2}))
+
+
+def test_prompts_over_a_models_context_are_counted_and_the_others_make_pairs(run_stage, made, write_lines):
+    wide = [{"role": "user", "content": "say " + "a very long " * 5}, {"role": "assistant", "content": "ok"}]
+    rows = [
+        {"id": f"w{i}", "messages": [wide[0] | {"content": wide[0]["content"] + str(i)}, wide[1]]} for i in range(3)
+    ]
+    rows += [{"id": f"q{i}", "messages": [{"role": "user", "content": f"say {i}"}, wide[1]]} for i in range(9)]
+    pool = [{"endpoint": made().pool[0].endpoint.model_dump() | {"model": name}} for name in ("short", "b", "c")]
+    prompts = {"parts": [{"data": write_lines("wide.jsonl", rows)}]}
+    result, output, _ = run_stage(preferences, made(prompts=prompts, pool=pool))
+    assert result["metrics"]["unanswered"] == {"short": {"refused": 3}}
+    answers = {row["id"]: len(row["candidates"]) for row in lines(output / "candidates.jsonl")}
+    assert answers == {f"w{i}": 3 for i in range(3)} | {f"q{i}": 4 for i in range(9)}
+    with pytest.raises(EndpointDown, match=r"refused all of the first 20 requests: .*maximum context length"):
+        run_stage(preferences, made("short", prompts=prompts, pool=pool), "b")
 
 
 def test_bad_settings_are_refused_in_words(run_stage, made):
