@@ -159,5 +159,25 @@ def _report(args: argparse.Namespace) -> int:
                 found.append((f"{way}{name}", "none" if value is None else str(value)))
         return found
 
-    print("\n".join(table([*lines(manifest["rows"]), *lines(manifest["metrics"])])))
+    metrics = dict(manifest["metrics"])
+    endpoints = metrics.pop("endpoints", {})
+    print("\n".join(table([*lines(manifest["rows"]), *lines(metrics)])))
+    if endpoints:
+        print("\n".join(table(_costs(endpoints))))
     return 0
+
+
+def _costs(endpoints: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each endpoint: all answers used, and what this run asked for them."""
+    rows: list[tuple[str, ...]] = [("endpoint", "answers", "tokens in", "out", "money", "asked", "attempts", "failed")]
+    for name, used in endpoints.items():
+        numbers = [f"{used[one]:,}" for one in ("answers", "prompt_tokens", "completion_tokens")]
+        asked = used["asked"]
+        failed = ", ".join(f"{count} {kind}" for kind, count in asked["failures"].items()) or "none"
+        rows.append((name, *numbers, f"{used['cost']:,.4g}", str(asked["answers"]), str(asked["attempts"]), failed))
+    total = [f"{sum(used[one] for used in endpoints.values()):,}" for one in ("answers", "prompt_tokens")]
+    money = sum(used["cost"] for used in endpoints.values())
+    out = sum(used["completion_tokens"] for used in endpoints.values())
+    asked = sum(used["asked"]["answers"] for used in endpoints.values())
+    attempts = sum(used["asked"]["attempts"] for used in endpoints.values())
+    return [*rows, ("all", *total, f"{out:,}", f"{money:,.4g}", str(asked), str(attempts), "")]

@@ -31,8 +31,9 @@ class Server:
     ``api_key_env``: the environment variable that holds the key, which is read at once and written nowhere; None: a
     server without keys. ``seconds``: limit for one attempt, first byte to last. ``attempts``: for a request that fails
     by itself; refusals for lack of capacity (429) do not count. ``patience``: seconds without one success, then the
-    server is down. ``structured``: how a JSON schema is asked for; ``prompt``: only in words, for servers without.
-    ``seeds``: whether the server takes a seed. ``limit_field``: ``max_completion_tokens`` for newer hosted models.
+    server is down (before its first answer: a minute at most). ``structured``: how a JSON schema is asked for;
+    ``prompt``: only in words, for servers without. ``seeds``: whether the server takes a seed. ``limit_field``:
+    ``max_completion_tokens`` for newer hosted models.
     """
 
     base_url: str
@@ -214,7 +215,7 @@ class OpenAIEndpoint:
 
     def _down(self, detail: str) -> EndpointDown:
         return EndpointDown(
-            f"endpoint {self.model} at {self.server.base_url}: down, not one answer in {self.server.patience:g} s "
+            f"endpoint {self.model} at {self.server.base_url}: down, not one answer in {self._admission.patience:g} s "
             f"(last: {detail}). What was answered is in the journal: run the command again once it is up"
         )
 

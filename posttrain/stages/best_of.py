@@ -35,7 +35,7 @@ def run(context: StageContext) -> dict[str, Any]:
     wanted: BestOf = context.settings.generator
     needed = {"judge": wanted.judge, "reward_model": wanted.reward_model}
     if wanted.by in needed and needed[wanted.by] is None:
-        raise PosttrainError(f"stage {context.name}: by: {wanted.by} needs {wanted.by}, the model that scores")
+        raise PosttrainError(f"by: {wanted.by} needs {wanted.by}, the model that scores")
     rejects = Rejects(context.output / "rejected.jsonl")
     path = context.resolve(wanted.prompts, prefer="dataset")
     prompts = list(read_prompts(path, wanted.rows, rejects, context.hub_mirror))
@@ -69,7 +69,7 @@ def run(context: StageContext) -> dict[str, Any]:
             rows.append(Conversation(prompt.id, messages, prompt.source, {"model": model.name, "score": scored[best]}))
     write_jsonl(context.output / "candidates.jsonl", records)
     if not rows:
-        raise PosttrainError(f"stage {context.name}: no answer to any of {len(prompts)} prompts passed; raise samples")
+        raise PosttrainError(f"no answer to any of {len(prompts)} prompts passed; raise samples")
     made = write_rows(context.output / "sft.jsonl", rows)
     judged = [one for row in records for one in row["passes"] if one is not None]
     metrics: dict[str, Any] = {"pass_rate": sum(judged) / len(judged) if judged else None}

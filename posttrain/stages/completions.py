@@ -35,7 +35,7 @@ def run(context: StageContext) -> dict[str, Any]:
     rejects = Rejects(context.output / "rejected.jsonl")
     items = _safety(context, wanted, rejects) if isinstance(wanted, Safety) else _prompts(context, wanted, rejects)
     if not items:
-        raise PosttrainError(f"stage {context.name}: {wanted.data} holds no prompt ({rejects.count} bad rows)")
+        raise PosttrainError(f"{wanted.data} holds no prompt ({rejects.count} bad rows)")
     sampling = SamplingParameters(wanted.temperature, wanted.top_p, wanted.max_tokens, seed=context.seed)
     context.progress.start("answers", sum(one.answer is None for one in items), "answers")
     model = open_model(context, wanted.model, wanted)
@@ -49,7 +49,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if left:
         write_jsonl(context.output / "dropped.jsonl", left)
     if not done:
-        raise PosttrainError(f"stage {context.name}: no prompt got an answer that is kept; see the reasons: {left[:3]}")
+        raise PosttrainError(f"no prompt got an answer that is kept; see the reasons: {left[:3]}")
     rows = {"sft": write_rows(context.output / "sft.jsonl", (_row(one, model.name) for one in done))}
     rows |= {"prompts": len(items), "rejected": rejects.count}
     rows |= {origin: sum(one.origin == origin for one in done) for origin in ("kept", "made")}

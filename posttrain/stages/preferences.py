@@ -65,7 +65,7 @@ def run(context: StageContext) -> dict[str, Any]:
     check_names({verifier for prompt in prompts for verifier, _ in prompt.checks})
     if settings.judge == "rules" and (bare := [prompt.id for prompt in prompts if not prompt.checks]):
         raise PosttrainError(
-            f"stage {context.name}: judge rules needs prompts with checks, but {len(bare)} have none (the first: "
+            f"judge rules needs prompts with checks, but {len(bare)} have none (the first: "
             f"{bare[0]}). Take verifiable rows or add constraints to them, or let a model judge"
         )
 
@@ -97,7 +97,7 @@ def run(context: StageContext) -> dict[str, Any]:
         metrics["parts"] = parts
     if not pairs:
         raise PosttrainError(
-            f"stage {context.name}: none of {len(prompts)} prompts made a pair ({metrics['no_pair']}): the judge never "
+            f"none of {len(prompts)} prompts made a pair ({metrics['no_pair']}): the judge never "
             "told two answers apart. Draw from models that differ more, raise the temperature or max_response_tokens"
         )
     progress.note(f"{pairs} pairs from {len(prompts)} prompts; without a pair: {metrics['no_pair'] or 'none'}")
@@ -157,7 +157,7 @@ def ask_pool(
             costs[name] = spent
     if down:
         raise EndpointDown(
-            f"stage {context.name}: {len(candidates)} of {len(prompts) * settings.responses} answers are there, "
+            f"{len(candidates)} of {len(prompts) * settings.responses} answers are there, "
             f"but {len(down)} of {len(models)} models are down:\n" + "\n".join(down)
         )
     return candidates, unanswered, costs
@@ -231,7 +231,7 @@ def load_prompts(
         context.progress.note(f"prompts set aside in set_aside.jsonl: {selection.counts}")
     if not selection.prompts:
         raise PosttrainError(
-            f"stage {context.name}: no prompt is left ({selection.counts}); raise max_prompt_tokens, or load the "
+            f"no prompt is left ({selection.counts}); raise max_prompt_tokens, or load the "
             "models with more rope_positions"
         )
     return selection, parts
@@ -243,7 +243,7 @@ def selected(
     used: set[str] = set()
     if any(part.take != "all" for part in selection.parts):
         if selection.sft is None:
-            raise PosttrainError(f"stage {context.name}: prompts.sft is needed to tell reused prompts from unused ones")
+            raise PosttrainError(f"prompts.sft is needed to tell reused prompts from unused ones")
         used = {fingerprint(p.messages) for p in read(context, selection.sft, "conversation", rejects)}
     parts = []
     for part in selection.parts:

@@ -66,7 +66,13 @@ def test_inspect_and_report_show_what_the_labels_came_from(tmp_path, capsys):
     row = {"id": "p", "source": "s", "messages": messages, "candidates": [one, two]}
     row |= {"chosen": 0, "rejected": 1, "reason": None}
     (tmp_path / "candidates.jsonl").write_text(json.dumps(row) + "\n")
-    manifest = {"rows": {"pairs": 1}, "metrics": {"judge": {"longer_wins": 0.5, "orders_agree": None}}}
+    used = {"answers": 3, "prompt_tokens": 4000, "completion_tokens": 20, "cost": 0.25}
+    endpoints = {
+        "a": used | {"asked": {"answers": 1, "attempts": 4, "failures": {"429": 3}}},
+        "judge b": used | {"asked": {"answers": 3, "attempts": 3, "failures": {}}},
+    }
+    metrics = {"judge": {"longer_wins": 0.5, "orders_agree": None}, "endpoints": endpoints}
+    manifest = {"rows": {"pairs": 1}, "metrics": metrics}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert main(["preferences", "inspect", str(tmp_path), "--id", "p"]) == 0
     told = capsys.readouterr().out
@@ -76,3 +82,6 @@ def test_inspect_and_report_show_what_the_labels_came_from(tmp_path, capsys):
     assert main(["preferences", "report", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "judge / longer_wins   0.5" in told and "judge / orders_agree  none" in told
+    words = [line.split() for line in told.splitlines()]
+    assert ["a", "3", "4,000", "20", "0.25", "1", "4", "3", "429"] in words
+    assert ["all", "6", "8,000", "40", "0.5", "4", "7"] in words
