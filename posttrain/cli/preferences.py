@@ -58,7 +58,6 @@ def stage_of(recipe: Any, kind: str, wanted: str | None) -> str:
 
 
 def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
-    from posttrain.cli.plan import table
     from posttrain.errors import PosttrainError
     from posttrain.inference.budget import Price
     from posttrain.preferences.estimate import Lengths, Model, estimate
@@ -91,21 +90,27 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
         swap=bool(judge and judge.swap),
         lengths=Lengths(args.prompt_tokens, args.answer_tokens, args.rating_tokens),
     )
-    rows: list[tuple[str, ...]] = [("", "model", "calls", "tokens in", "tokens out", "money", "hours")]
-    for one in work:
-        hours = one.hours(args.tokens_per_second)
-        numbers = (one.calls, one.prompt_tokens, one.completion_tokens)
-        rows.append((one.role, one.model, *(f"{n:,.0f}" for n in numbers), f"{one.cost:,.2f}", f"{hours:,.1f}"))
-    hours = [one.hours(args.tokens_per_second) for one in work]
-    totals = [sum(getattr(one, name) for one in work) for name in ("calls", "prompt_tokens", "completion_tokens")]
-    cost = sum(one.cost for one in work)
-    rows.append(("all", "", *(f"{n:,.0f}" for n in totals), f"{cost:,.2f}", f"{sum(hours):,.1f}"))
     return [
         f"{count:,} prompts, {settings.responses} answers each; nothing has been asked",
-        *table(rows),
+        *asked_table(work, args.tokens_per_second),
         f"Assumed: {args.prompt_tokens:g} tokens a prompt, {args.answer_tokens:g} an answer, {args.rating_tokens:g} a "
         f"rating; {args.tokens_per_second:g} tokens a second for each request in flight; one model after the other.",
     ]
+
+
+def asked_table(work: Any, tokens_per_second: float) -> list[str]:
+    """A line for each model's part of the work, and their sum."""
+    from posttrain.cli.plan import table
+
+    rows: list[tuple[str, ...]] = [("", "model", "calls", "tokens in", "tokens out", "money", "hours")]
+    for one in work:
+        numbers = (one.calls, one.prompt_tokens, one.completion_tokens)
+        hours = one.hours(tokens_per_second)
+        rows.append((one.role, one.model, *(f"{n:,.0f}" for n in numbers), f"{one.cost:,.2f}", f"{hours:,.1f}"))
+    totals = [sum(getattr(one, name) for one in work) for name in ("calls", "prompt_tokens", "completion_tokens")]
+    cost, hours = sum(one.cost for one in work), sum(one.hours(tokens_per_second) for one in work)
+    rows.append(("all", "", *(f"{n:,.0f}" for n in totals), f"{cost:,.2f}", f"{hours:,.1f}"))
+    return table(rows)
 
 
 def _records(artifact: str) -> Any:

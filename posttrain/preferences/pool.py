@@ -35,9 +35,7 @@ def check_pool(pool: Sequence[Member], responses: int, on_policy: int) -> None:
     if responses < 2:
         raise PosttrainError(f"responses is {responses}, but a pair needs at least 2")
     if not 0 <= on_policy <= responses:
-        raise PosttrainError(
-            f"on_policy is {on_policy}, but must be between 0 and responses ({responses})"
-        )
+        raise PosttrainError(f"on_policy is {on_policy}, but must be between 0 and responses ({responses})")
     if on_policy < responses and not pool:
         raise PosttrainError(
             f"the pool is empty, but {responses - on_policy} of {responses} answers are to come from it. "

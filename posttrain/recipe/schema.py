@@ -218,6 +218,7 @@ class Safety(Generation):
     make: Literal["safety"]
     data: Reference
     layout: Literal["coconot", "wildguardmix", "wildjailbreak"]
+    judge: Reference | Endpoint | None = None  # answers WildGuard's question; None: refusals are told by phrases
     keep: bool = True  # published responses that fit stay
     limit: Count | None = None
     attempts: Count = 2

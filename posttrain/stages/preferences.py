@@ -243,7 +243,7 @@ def selected(
     used: set[str] = set()
     if any(part.take != "all" for part in selection.parts):
         if selection.sft is None:
-            raise PosttrainError(f"prompts.sft is needed to tell reused prompts from unused ones")
+            raise PosttrainError("prompts.sft is needed to tell reused prompts from unused ones")
         used = {fingerprint(p.messages) for p in read(context, selection.sft, "conversation", rejects)}
     parts = []
     for part in selection.parts:

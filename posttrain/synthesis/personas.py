@@ -70,6 +70,13 @@ TESTS = (
 LEAST_TESTS = 3
 
 
+def calls_of(task: str, votes: int) -> int:
+    """Requests that one candidate takes at most: the prompt, its answers, for code its tests."""
+    if task in ("python", "precise_if_pairs"):
+        return 3
+    return 1 + (votes if TASKS[task].verifier in ("math", "gsm8k") else 1)
+
+
 def persona_of(row: Mapping[str, Any]) -> str | None:
     """The persona in a row of Persona Hub's layout or like it."""
     return next((row[name].strip() for name in PERSONA_COLUMNS if isinstance(row.get(name), str)), None)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pytest
 
@@ -103,9 +103,8 @@ def test_every_label_leads_back_to_its_request(run_stage, made, server, tmp_path
 def test_the_pairs_load_as_the_published_sets_do(run_stage, made, data_dir, tmp_path):
     import datasets
 
-    def load(*files: Path) -> datasets.Dataset:
-        made = datasets.load_dataset("json", data_files=list(map(str, files)), cache_dir=str(tmp_path / "hf"))
-        return cast(datasets.DatasetDict, made)["train"]
+    def load(*files: Path) -> Any:
+        return datasets.load_dataset("json", data_files=list(map(str, files)), cache_dir=str(tmp_path / "hf"))["train"]
 
     result, output, _ = run_stage(preferences, made())
     ours, published = load(output / "data.jsonl"), load(data_dir / "tulu3" / "preference_sample.jsonl")
@@ -113,7 +112,7 @@ def test_the_pairs_load_as_the_published_sets_do(run_stage, made, data_dir, tmp_
     assert set(names) == {"id", "source", "prompt", "chosen", "rejected"} <= set(ours.column_names)
     shared = ours.select_columns(names)
     assert shared.features == published.features
-    both = datasets.concatenate_datasets([published, shared])
+    both: Any = datasets.concatenate_datasets([published, shared])
     assert len(both) == 100 + result["rows"]["pairs"]
     for row in both:
         assert [turn["role"] for turn in row["chosen"]][-2:] == ["user", "assistant"]
