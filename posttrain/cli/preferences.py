@@ -78,10 +78,11 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
         return name_of(one), server(one).price, one.concurrency
 
     judge = settings.judge if isinstance(settings.judge, AspectJudge) else None
+    models = [settings.policy, *(one for one, _ in pool_of(settings))]
     work = estimate(
         count,
         policy=model(settings.policy),
-        pool=[model(one) for one, _ in pool_of(settings)],
+        pool=[model(one) for one in models[1:]],
         judge=model(judge.model) if judge else None,
         responses=settings.responses,
         on_policy=settings.on_policy,
@@ -90,16 +91,20 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
         swap=bool(judge and judge.swap),
         lengths=Lengths(args.prompt_tokens, args.answer_tokens, args.rating_tokens),
     )
+    remote = {name_of(one) for one in models if not isinstance(one, str)}
     return [
         f"{count:,} prompts, {settings.responses} answers each; nothing has been asked",
-        *asked_table(work, args.tokens_per_second),
+        *asked_table(
+            work, args.tokens_per_second, [one for one in work if one.role != "judge" and one.model in remote]
+        ),
         f"Assumed: {args.prompt_tokens:g} tokens a prompt, {args.answer_tokens:g} an answer, {args.rating_tokens:g} a "
-        f"rating; {args.tokens_per_second:g} tokens a second for each request in flight; one model after the other.",
+        f"rating; {args.tokens_per_second:g} tokens a second for each request in flight; all endpoints answer at once, "
+        "then the judge.",
     ]
 
 
-def asked_table(work: Any, tokens_per_second: float) -> list[str]:
-    """A line for each model's part of the work, and their sum."""
+def asked_table(work: Any, tokens_per_second: float, at_once: Any = ()) -> list[str]:
+    """A line for each model's part of the work, and their sum; of those ``at_once`` the slowest counts."""
     from posttrain.cli.plan import table
 
     rows: list[tuple[str, ...]] = [("", "model", "calls", "tokens in", "tokens out", "money", "hours")]
@@ -108,7 +113,9 @@ def asked_table(work: Any, tokens_per_second: float) -> list[str]:
         hours = one.hours(tokens_per_second)
         rows.append((one.role, one.model, *(f"{n:,.0f}" for n in numbers), f"{one.cost:,.2f}", f"{hours:,.1f}"))
     totals = [sum(getattr(one, name) for one in work) for name in ("calls", "prompt_tokens", "completion_tokens")]
-    cost, hours = sum(one.cost for one in work), sum(one.hours(tokens_per_second) for one in work)
+    cost = sum(one.cost for one in work)
+    hours = max((one.hours(tokens_per_second) for one in at_once), default=0.0)
+    hours += sum(one.hours(tokens_per_second) for one in work if one not in at_once)
     rows.append(("all", "", *(f"{n:,.0f}" for n in totals), f"{cost:,.2f}", f"{hours:,.1f}"))
     return table(rows)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from posttrain.inference.budget import BudgetReached
 from posttrain.inference.openai import EndpointDown
 from posttrain.recipe.schema import Preferences
 from posttrain.stages import preferences
+from posttrain.stages.chat_models import at_once
 
 SERVER = Path(__file__).parents[1] / "inference" / "fault_server.py"
 
@@ -138,24 +140,46 @@ def test_a_kill_costs_nothing_and_the_bytes_are_the_same(run_stage, made, server
     assert (output / "data.jsonl").read_bytes() == (straight / "data.jsonl").read_bytes()
 
 
-def test_a_budget_reached_on_the_way_is_told_and_the_run_goes_on_with_more(run_stage, made, server):
+def test_a_budget_reached_on_the_way_is_told_and_the_run_goes_on_with_more(run_stage, made, tmp_path):
     def priced(budget: float) -> Preferences:
         policy = made().policy.model_copy(update={"completion_price": 1e6, "budget": budget})
         return made(policy=policy.model_dump(), max_response_tokens=8)
 
     with pytest.raises(BudgetReached, match="raise the budget and run the command again"):
         run_stage(preferences, priced(30.0))  # an answer costs 5, at most 8
-    before = server[1].read_text().count("say")
-    assert before >= 4
+    before = len(lines(tmp_path / "journals" / "policy.jsonl"))
+    assert 4 <= before <= 6
+    assert len(lines(tmp_path / "journals" / "a.jsonl")) == 12  # the others were not kept from answering
     result, _, _ = run_stage(preferences, priced(1000.0))
     costs = result["metrics"]["endpoints"]["policy"]
     assert costs["answers"] == 12 and costs["cost"] == 60.0 and costs["asked"]["answers"] == 12 - before
 
 
+def test_endpoints_answer_at_once():
+    """Each waits for the other's first answer; asked one after the other they would never end."""
+    told, failed = [], {}
+
+    def answers(name: str, other: str):
+        yield "first"
+        while other not in told:
+            yield None
+        yield from ("second",) * 1000
+
+    def dying(name: str):
+        yield None
+        yield "first"
+        raise EndpointDown("gone")
+
+    streams: Any = {"a": answers("a", "b"), "b": answers("b", "a"), "c": dying("c")}
+    for name, _ in at_once(streams, failed):
+        told.append(name)
+    assert Counter(told) == {"a": 1001, "b": 1001, "c": 1} and str(failed.pop("c")) == "gone" and not failed
+
+
 def test_one_model_down_lets_the_others_answer_first(run_stage, made, server):
     down = {"base_url": "http://127.0.0.1:9/v1", "model": "gone", "patience": 0.3}
     broken = made(pool=[{"endpoint": down}, made().pool[0].model_dump()])
-    with pytest.raises(EndpointDown, match=r"36 of 48 answers are there, but 1 of 3 models are down"):
+    with pytest.raises(EndpointDown, match=r"36 of 48 answers are there, but 1 of 3 models answer no more"):
         run_stage(preferences, broken.model_copy(update={"on_policy": 2}))
 
 
