@@ -100,7 +100,7 @@ def judge_messages(prompt: Sequence[Message], texts: Sequence[str], aspects: Seq
         aspect = ASPECTS[name]
         levels = "\n".join(f"{number}: {level}" for number, level in enumerate(aspect.levels, start=1))
         blocks += [f"# Question: {name}", f"{aspect.question}\n{levels}\nN/A: {aspect.not_applicable}."]
-    ratings = ", ".join(f'"{name}": {{"rationale": "…", "rating": 1 to 5 or "N/A"}}' for name in aspects)
+    ratings = ", ".join(f'"{name}": {{"rationale": "…", "rating": "1" to "5" or "N/A"}}' for name in aspects)
     entries = ",\n".join(f'"{key}": {{{ratings}}}' for key in _keys(len(texts)))
     blocks.append(f"# Answer\nJSON alone, an entry for each text:\n{{{entries}}}")
     return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join(blocks)})
@@ -115,7 +115,7 @@ def answer_schema(count: int, aspects: Sequence[str], letters: int = RATIONALE_L
         "type": "object",
         "properties": {
             "rationale": {"type": "string", "maxLength": letters},
-            "rating": {"enum": [1, 2, 3, 4, 5, "N/A"]},
+            "rating": {"type": "string", "enum": ["1", "2", "3", "4", "5", "N/A"]},
         },
         "required": ["rationale", "rating"],
         "additionalProperties": False,
@@ -135,7 +135,7 @@ def read_ratings(answer: str, count: int, aspects: Sequence[str]) -> list[dict[s
     """Per text in the order shown, its rating by aspect. Raises Unreadable unless every text is rated exactly once."""
     first, last = answer.find("{"), answer.rfind("}")
     try:
-        found = json.loads(answer[first : last + 1], object_pairs_hook=_once)
+        found = json.loads(answer[first : last + 1], object_pairs_hook=_once, strict=False)  # line ends in rationales
     except (ValueError, RecursionError):
         raise Unreadable("no JSON object") from None
     keys = _keys(count)

@@ -65,8 +65,8 @@ def test_a_golden_prompt():
     assert user["content"].startswith(GOLDEN)
     assert user["content"].endswith(
         "# Answer\nJSON alone, an entry for each text:\n"
-        '{"text_1": {"honesty": {"rationale": "…", "rating": 1 to 5 or "N/A"}},\n'
-        '"text_2": {"honesty": {"rationale": "…", "rating": 1 to 5 or "N/A"}}}'
+        '{"text_1": {"honesty": {"rationale": "…", "rating": "1" to "5" or "N/A"}},\n'
+        '"text_2": {"honesty": {"rationale": "…", "rating": "1" to "5" or "N/A"}}}'
     )
 
 
@@ -83,6 +83,8 @@ def test_ratings_are_read_by_number_not_by_place():
     assert [one["honesty"].value for one in found] == [None, 2, 5]
     assert found[0]["honesty"].rationale == "a\n\nb"  # a blank line in a rationale shifted the published parser
     assert read_ratings(f"Sure:\n```json\n{answer('4')}\n```", 1, ("honesty",))[0]["honesty"].value == 4
+    raw = '{"text_1": {"honesty": {"rationale": "two\nlines", "rating": "N/A"}}}'
+    assert read_ratings(raw, 1, ("honesty",))[0]["honesty"].rationale == "two\nlines"
 
 
 @pytest.mark.parametrize(
