@@ -85,6 +85,11 @@ class EvaluationIndex:
         del self._group
         # A bit per hash prefix, sixteen times as many as n-grams: most training n-grams end here.
         self._shift, self._seen = _prefixes(self.hash_G)
+        # The rest are looked for among the few with the same prefix, found by where each prefix begins.
+        bits = max(1, len(self.hash_G).bit_length())
+        self._bucket_shift = np.uint64(64 - bits)
+        size = np.bincount((self.hash_G >> self._bucket_shift).astype(np.int64), minlength=1 << bits)
+        self._bucket_begin = np.concatenate(([0], np.cumsum(size))).astype(np.int32)
 
     def _common(self, sequence: np.ndarray, field: np.ndarray, count: int) -> np.ndarray:
         """bool, ``count``: which sequences are boilerplate, given pairs of a sequence and a field that holds it."""
@@ -148,14 +153,26 @@ class EvaluationIndex:
         """
         begins = windows(unit_T, self.profile.ngram)
         hashes = hashes_T[: len(begins)] if len(begins) == len(hashes_T) else hashes_T[begins]
-        likely = self._seen[hashes >> self._shift]
-        begins, hashes = begins[likely], hashes[likely]
-        found_G = np.searchsorted(self.hash_G, hashes)
-        found_G[found_G == len(self.hash_G)] = 0
-        equal = self.hash_G[found_G] == hashes if len(self.hash_G) else np.zeros(len(begins), dtype=bool)
-        begins, found_G = begins[equal], found_G[equal]
+        likely = np.flatnonzero(self._seen[hashes >> self._shift])
+        begins, found_G = begins[likely], self._numbers(hashes[likely])
+        begins, found_G = begins[found_G >= 0], found_G[found_G >= 0]
         same = self._same(stream, begins, self.positions[self.first_G[found_G]])
         return begins[same], found_G[same]
+
+    def _numbers(self, hashes: np.ndarray) -> np.ndarray:
+        """The number of the n-gram with each hash, or -1."""
+        bucket = hashes >> self._bucket_shift
+        found_G, end = self._bucket_begin[bucket].astype(np.int64), self._bucket_begin[bucket + np.uint64(1)]
+        left = np.flatnonzero(found_G < end)
+        missing = np.ones(len(hashes), dtype=bool)
+        while len(left):
+            equal = self.hash_G[found_G[left]] == hashes[left]
+            missing[left[equal]] = False
+            left = left[~equal]
+            found_G[left] += 1
+            left = left[found_G[left] < end[left]]
+        found_G[missing] = -1
+        return found_G
 
     def find_phrases(
         self, stream: TokenStream, unit_T: np.ndarray, hash_T: np.ndarray
@@ -204,7 +221,7 @@ def covered_tokens(begins: np.ndarray, ngram: int) -> np.ndarray:
 
 
 def _prefixes(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    bits = min(28, max(16, int(16 * len(hashes)).bit_length()))
+    bits = min(28, max(20, int(16 * len(hashes)).bit_length()))
     shift = np.uint64(64 - bits)
     seen = np.zeros(1 << bits, dtype=bool)
     seen[hashes >> shift] = True

@@ -164,7 +164,10 @@ def _covered_part(
     items, row = items[first_of_item], row[first_of_item]
     coverage = coverage / index.fields_I[items]
     over = coverage > float(threshold)
-    for i in np.flatnonzero(np.abs(coverage - float(threshold)) < 1e-9):  # too near for floating point
+    single = index.fields_I[items] == 1
+    one = first_of_item[single]
+    over[single] = covered[one] * threshold.denominator > index.weight_F[fields[one]] * threshold.numerator
+    for i in np.flatnonzero(~single & (np.abs(coverage - float(threshold)) < 1e-9)):  # too near for floating point
         part = slice(first_of_item[i], ends[i])
         exact = sum(map(Fraction, covered[part].tolist(), index.weight_F[fields[part]].tolist()))
         over[i] = exact / int(index.fields_I[items[i]]) > threshold
