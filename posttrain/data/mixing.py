@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from posttrain.data.content import fingerprint
 from posttrain.data.rows import Row
@@ -36,49 +35,48 @@ def requested(
 
 
 def select(
-    rows: Sequence[Row],
+    ids: Sequence[str],
     *,
     fraction: float | None = None,
     count: int | None = None,
     repeat: int | None = None,
     seed: int,
     source: str,
-) -> list[Row]:
-    """The rows that are used, in their given order: a random ``fraction``, ``count`` of them, or all ``repeat`` times.
+) -> list[int]:
+    """The positions that are used, ascending: of a random ``fraction``, of ``count``, or all of them ``repeat`` times.
 
     A count beyond what is there gives what is there: rows are repeated only by ``repeat``.
     """
     if repeat is not None:
-        return [row for _ in range(repeat) for row in rows]
-    wanted = min(len(rows), requested(len(rows), fraction=fraction, count=count))
-    order = keyed_order((row.id for row in rows), seed, f"select {source}")
-    return [rows[position] for position in sorted(order[:wanted])]
+        return [*range(len(ids))] * repeat
+    wanted = min(len(ids), requested(len(ids), fraction=fraction, count=count))
+    return sorted(keyed_order(ids, seed, f"select {source}")[:wanted])
 
 
-def without_duplicates(rows: Iterable[Row], seen: dict[str, str], source: str) -> tuple[list[Row], Counter[str]]:
-    """The rows whose content is not in ``seen`` (fingerprint → source), the first of its like, which are added to it.
+def without_duplicates(rows: Iterable[Row], seen: dict[str, str], source: str) -> tuple[list[int], Counter[str]]:
+    """The positions of the rows whose content is not in ``seen`` (fingerprint → source), to which they are added.
 
     And by source, how many of the others repeat a row of it.
     """
     fresh, repeated = [], Counter[str]()
-    for row in rows:
+    for position, row in enumerate(rows):
         content = fingerprint(row)
         if content in seen:
             repeated[seen[content]] += 1
         else:
             seen[content] = source
-            fresh.append(row)
+            fresh.append(position)
     return fresh, repeated
 
 
-def with_unique_ids(rows: Iterable[Row]) -> Iterator[Row]:
+def unique_ids(ids: Iterable[str]) -> Iterator[str]:
     """Later rows of an id get ``#2``, ``#3``…: randomness and records are keyed by id."""
     seen: set[str] = set()
     copies: Counter[str] = Counter()
-    for row in rows:
-        fresh = row.id
+    for id in ids:
+        fresh = id
         while fresh in seen:
-            copies[row.id] += 1
-            fresh = f"{row.id}#{copies[row.id] + 1}"
+            copies[id] += 1
+            fresh = f"{id}#{copies[id] + 1}"
         seen.add(fresh)
-        yield row if fresh == row.id else replace(row, id=fresh)
+        yield fresh
