@@ -42,8 +42,7 @@ class EvaluationIndex:
         self.item_F = np.repeat(np.arange(len(self.items)), [len(item.fields) for _, item in self.items])
         self.stream = lay_out([text for _, item in self.items for text in item.fields], profile.splitting)
         self.field_P = self.stream.text_T
-        self.length_F = self.stream.count_X
-        self.first_F = np.cumsum(self.length_F) - self.length_F
+        self.length_F, self.first_F = self.stream.count_X, self.stream.first_X
         self._number_texts()
         self._group_positions()
         self._drop_boilerplate()
@@ -83,7 +82,7 @@ class EvaluationIndex:
             self.hash_G, self.size_G = self.hash_G[kept_G], self.size_G[kept_G]
             self.first_G = np.cumsum(self.size_G) - self.size_G
         del self._group
-        # A bit per hash prefix, sixteen times as many as n-grams: most training n-grams end here.
+        # Several times as many hash prefixes as n-grams: most training n-grams end here.
         self._shift, self._seen = _prefixes(self.hash_G)
         # The rest are looked for among the few with the same prefix, found by where each prefix begins.
         bits = max(1, len(self.hash_G).bit_length())
@@ -159,6 +158,13 @@ class EvaluationIndex:
         same = self._same(stream, begins, self.positions[self.first_G[found_G]])
         return begins[same], found_G[same]
 
+    def numbers_at(self, positions: np.ndarray) -> np.ndarray:
+        """The numbers of the n-grams that begin at ``positions``, all of which count."""
+        hashes = np.zeros(len(positions), dtype=np.uint64)
+        for n, factor in enumerate(self.hashing.factors):
+            hashes += self._hash_P[positions + n] * factor
+        return self._numbers(hashes)
+
     def _numbers(self, hashes: np.ndarray) -> np.ndarray:
         """The number of the n-gram with each hash, or -1."""
         bucket = hashes >> self._bucket_shift
@@ -175,9 +181,12 @@ class EvaluationIndex:
         return found_G
 
     def find_phrases(
-        self, stream: TokenStream, unit_T: np.ndarray, hash_T: np.ndarray
+        self, stream: TokenStream, unit_T: np.ndarray, hash_T: np.ndarray, *, alone: bool = False
     ) -> Iterator[tuple[int, int, bytes]]:
-        """(first token, number of tokens, bytes) of every phrase in ``stream``, wherever it stands in one unit."""
+        """(first token, number of tokens, bytes) of every phrase in ``stream``, wherever it stands in one unit.
+
+        ``alone``: only those with a sentence mark or a text's border on either side.
+        """
         if not self.phrases:
             return
         hashes = None
@@ -187,7 +196,8 @@ class EvaluationIndex:
                 continue
             likely = np.flatnonzero(self._phrase_seen[hashes >> self._phrase_shift])
             likely = likely[likely + count <= len(unit_T)]
-            for first in likely[unit_T[likely] == unit_T[likely + count - 1]].tolist():
+            likely = likely[unit_T[likely] == unit_T[likely + count - 1]]
+            for first in (likely[stream.stands_alone(likely, count)] if alone else likely).tolist():
                 content = stream.sequence(first, count)
                 if content in self.phrases:
                     yield first, count, content
@@ -221,7 +231,7 @@ def covered_tokens(begins: np.ndarray, ngram: int) -> np.ndarray:
 
 
 def _prefixes(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    bits = min(28, max(20, int(16 * len(hashes)).bit_length()))
+    bits = min(28, max(20, int(8 * len(hashes)).bit_length()))
     shift = np.uint64(64 - bits)
     seen = np.zeros(1 << bits, dtype=bool)
     seen[hashes >> shift] = True

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem, Evaluations
-from posttrain.decontamination.match import Batch, Matches, Spans, TrainRow, match_batches, shared_spans
+from posttrain.decontamination.match import Batch, Matches, TrainRow, match_batches
 from posttrain.decontamination.profiles import PROFILES, ProfileName
+from posttrain.decontamination.spans import Spans, shared_spans
 
 Policy = Literal["drop_rows", "drop_set", "keep"]
 
@@ -136,6 +137,8 @@ def report_on(
         on_rows(len(batch))
 
     overlapping = np.bincount(index.task_I[overlapped_I], minlength=len(index.tasks)).tolist()
+    best = [sorted(of_task.best, reverse=True) for of_task in found]
+    spans = iter(shared_spans(index, [(-item, turns) for pairs in best for _, item, _, _, turns in pairs]))
     overlaps = tuple(
         EvaluationOverlap(
             task=task,
@@ -145,11 +148,10 @@ def report_on(
             row_numbers=tuple(of_task.rows),
             pair_count=of_task.count,
             pairs=tuple(
-                Pair(id, index.items[-item][1].id, coverage, shared_spans(index, -item, turns))
-                for coverage, item, _, id, turns in sorted(of_task.best, reverse=True)
+                Pair(id, index.items[-item][1].id, coverage, next(spans)) for coverage, item, _, id, _ in pairs
             ),
         )
-        for (task, items), count, of_task in zip(index.tasks.items(), overlapping, found, strict=True)
+        for (task, items), count, of_task, pairs in zip(index.tasks.items(), overlapping, found, best, strict=True)
     )
     return DecontaminationReport(index.profile.name, index.profile.ngram, item_threshold, set_threshold, rows, overlaps)
 

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ _PATTERNS: dict[Splitting, re.Pattern[str]] = {
     "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED}]+"),
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
-_SENTENCE_MARK = re.compile(rb'[.?!:;()"\n]')  # what ends a sentence, or sets a quotation apart
+_SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
 _SPACE = ord(" ")
 _TO_SPACE = bytes(_SPACE if byte in _SEPARATOR_BYTES else byte for byte in range(256))
 
@@ -33,12 +34,13 @@ def tokens(text: str, splitting: Splitting = "published") -> list[str]:
     return _PATTERNS[splitting].findall(text.lower())
 
 
-def token_spans(text: str, splitting: Splitting = "published") -> list[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def token_spans(text: str, splitting: Splitting = "published") -> tuple[tuple[int, int], ...]:
     """[begin, end) of every token, in characters of ``text`` itself; as many as `tokens` gives.
 
     Lower-casing may change a text's length but never makes or removes a separator, so the counts agree.
     """
-    return [match.span() for match in _PATTERNS[splitting].finditer(text)]
+    return tuple(map(re.Match.span, _PATTERNS[splitting].finditer(text)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,29 +48,49 @@ class TokenStream:
     """The tokens of X texts end to end, T in all, as C bytes of UTF-8 with one space after each.
 
     Two token sequences are equal if and only if their bytes are. ``begin_T``, ``end_T``: each token's place in
-    ``bytes_C``; ``text_T``: the number of its text; ``count_X``: the number of tokens in each text.
+    ``bytes_C``; ``text_T``: the number of its text; ``first_X``, ``count_X``: the tokens of each text.
     """
 
     bytes_C: np.ndarray
     begin_T: np.ndarray
     end_T: np.ndarray
     text_T: np.ndarray
+    first_X: np.ndarray
     count_X: np.ndarray
     _raw: bytes
+    _raw_begin_X: np.ndarray
     _raw_begin_T: np.ndarray
 
     def sequence(self, first: int, count: int) -> bytes:
         """The bytes of ``count`` tokens from number ``first``, without the space after the last."""
         return self.bytes_C[self.begin_T[first] : self.end_T[first + count - 1]].tobytes()
 
-    def stands_alone(self, first: int, count: int) -> bool:
-        """Whether a sentence mark, a line's end or a text's border stands on both sides of these tokens."""
-        last = first + count - 1
-        before = self._raw[self._raw_begin_T[first - 1] if first else 0 : self._raw_begin_T[first]]
-        after = self._raw[
-            self._raw_begin_T[last] : self._raw_begin_T[last + 1] if last + 1 < len(self._raw_begin_T) else None
-        ]
-        return (first == 0 or bool(_SENTENCE_MARK.search(before))) and bool(_SENTENCE_MARK.search(after))
+    def characters(self, first: int, stop: int, number: int, text: str, splitting: Splitting) -> tuple[int, int]:
+        """[begin, end) in ``text``, which has this ``number``, of the tokens ``first`` to before ``stop``."""
+        last = stop - 1
+        if text.isascii():
+            end = self._raw_begin_T[last] + self.end_T[last] - self.begin_T[last]
+            border = self._raw_begin_X[number]
+            return int(self._raw_begin_T[first] - border), int(end - border)
+        spans = token_spans(text, splitting)
+        return spans[first - self.first_X[number]][0], spans[last - self.first_X[number]][1]
+
+    def stands_alone(self, first_N: np.ndarray, count: int) -> np.ndarray:
+        """bool, N: whether a sentence mark, a line's end or a text's border is on both sides of ``count`` tokens."""
+        return self._marked_before(first_N) & self._marked_before(first_N + count)
+
+    def _marked_before(self, token_N: np.ndarray) -> np.ndarray:
+        """bool, N: whether there is a sentence mark between each token and the one before it; beyond all: true."""
+        marked_N = (token_N == 0) | (token_N == len(self.begin_T))
+        inner = np.flatnonzero(~marked_N)
+        token, before = token_N[inner], token_N[inner] - 1
+        begin = self._raw_begin_T[before] + (self.end_T - self.begin_T)[before]
+        gap, first = ranges(begin, self._raw_begin_T[token] - begin)
+        if len(inner):
+            marked_N[inner] = np.logical_or.reduceat(
+                _SENTENCE_MARK[np.frombuffer(self._raw, dtype=np.uint8)[gap]], first
+            )
+        return marked_N
 
 
 def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
@@ -76,7 +98,10 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
 
     Every separator is ASCII, and no byte of a longer UTF-8 character is, so bytes are split where characters are.
     """
-    encoded = [_spaced(text, splitting).encode("utf-8", "surrogatepass") for text in texts]
+    lower = [text.lower() for text in texts]
+    if splitting == "scripts":
+        lower = [text if text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text) for text in lower]
+    encoded = [text.encode("utf-8", "surrogatepass") for text in lower]
     raw = b"\n".join([*encoded, b""])
     raw_C = np.frombuffer(raw.translate(_TO_SPACE), dtype=np.uint8)
     gap_C = raw_C == _SPACE
@@ -85,15 +110,11 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     end_T = np.flatnonzero(bytes_C == _SPACE)
     begin_T = np.concatenate(([0], end_T[:-1] + 1)) if len(end_T) else end_T
     raw_begin_T = np.flatnonzero(after_gap_C & ~gap_C)
-    border_X = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
-    count_X = np.diff(np.searchsorted(raw_begin_T, border_X), prepend=0)
+    raw_begin_X = np.cumsum(np.fromiter(map(len, [b"", *encoded]), np.int64, len(encoded) + 1) + 1) - 1
+    border_X = np.searchsorted(raw_begin_T, raw_begin_X)
+    count_X = np.diff(border_X)
     text_T = np.repeat(np.arange(len(texts)), count_X)
-    return TokenStream(bytes_C, begin_T, end_T, text_T, count_X, raw, raw_begin_T)
-
-
-def _spaced(text: str, splitting: Splitting) -> str:
-    text = text.lower()
-    return text if splitting == "published" or text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text)
+    return TokenStream(bytes_C, begin_T, end_T, text_T, border_X[:-1], count_X, raw, raw_begin_X[:-1], raw_begin_T)
 
 
 class Hashing:
@@ -153,11 +174,16 @@ def same_bytes(
     for start in range(0, len(length_N), 1 << 14):
         part = slice(start, start + (1 << 14))
         length = length_N[part]
-        first = np.cumsum(length) - length
-        step = np.arange(int(length.sum())) - np.repeat(first, length)
-        equal = one[np.repeat(begin_one_N[part], length) + step] == other[np.repeat(begin_other_N[part], length) + step]
-        same_N[part] = np.logical_and.reduceat(equal, first)
+        of_one, first = ranges(begin_one_N[part], length)
+        of_other, _ = ranges(begin_other_N[part], length)
+        same_N[part] = np.logical_and.reduceat(one[of_one] == other[of_other], first)
     return same_N
+
+
+def ranges(begin_N: np.ndarray, length_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of ``length_N`` (at least 1) places from each begin on, end to end, and where each range begins."""
+    first_N = np.cumsum(length_N) - length_N
+    return np.repeat(begin_N - first_N, length_N) + np.arange(int(length_N.sum())), first_N
 
 
 def _powers(base: int, count: int) -> np.ndarray:

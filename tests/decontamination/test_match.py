@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from posttrain.decontamination import index as index_module
 from posttrain.decontamination import match as match_module
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem
-from posttrain.decontamination.match import match_batches, shared_spans
+from posttrain.decontamination.match import match_batches
 from posttrain.decontamination.profiles import PROFILES, Boilerplate, Profile
+from posttrain.decontamination.spans import shared_spans
 from posttrain.decontamination.tokens import Hashing, tokens
 
 
@@ -164,8 +165,8 @@ def test_spans_hold_as_many_tokens_as_are_covered(world, n, joint):
     evaluation, rows = world
     index = EvaluationIndex({"task": evaluation}, Profile("paper", ngram=n, joint_turns=joint))
     for (_, turns), found in zip(rows, found_by(index, rows, Fraction(0)), strict=True):
-        for item, share in found.items():
-            spans = shared_spans(index, item, turns)
+        every = shared_spans(index, [(item, turns) for item in found])
+        for (item, share), spans in zip(found.items(), every, strict=True):
             fields = evaluation[item].fields
             sizes = [len(tokens(text)) for text in fields]
             inside = [0] * len(fields)
