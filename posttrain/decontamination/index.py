@@ -160,10 +160,7 @@ class EvaluationIndex:
 
     def numbers_at(self, positions: np.ndarray) -> np.ndarray:
         """The numbers of the n-grams that begin at ``positions``, all of which count."""
-        hashes = np.zeros(len(positions), dtype=np.uint64)
-        for n, factor in enumerate(self.hashing.factors):
-            hashes += self._hash_P[positions + n] * factor
-        return self._numbers(hashes)
+        return self._numbers(self.hashing.of_sequences_at(self._hash_P, positions, self.profile.ngram))
 
     def _numbers(self, hashes: np.ndarray) -> np.ndarray:
         """The number of the n-gram with each hash, or -1."""
@@ -189,15 +186,13 @@ class EvaluationIndex:
         """
         if not self.phrases:
             return
-        hashes = None
-        for count in range(1, self.profile.ngram):
-            hashes = self.hashing.of_sequences(hash_T, count, hashes)
-            if self.profile.phrase is None or count < self.profile.phrase:
-                continue
-            likely = np.flatnonzero(self._phrase_seen[hashes >> self._phrase_shift])
-            likely = likely[likely + count <= len(unit_T)]
-            likely = likely[unit_T[likely] == unit_T[likely + count - 1]]
-            for first in (likely[stream.stands_alone(likely, count)] if alone else likely).tolist():
+        first_N = np.flatnonzero(stream.marked_T[:-1]) if alone else np.arange(len(unit_T))
+        for count in range(self.profile.phrase or 1, self.profile.ngram):
+            first_N = first_N[first_N + count <= len(unit_T)]
+            likely = first_N[unit_T[first_N] == unit_T[first_N + count - 1]]
+            likely = likely[stream.marked_T[likely + count]] if alone else likely
+            hashes = self.hashing.of_sequences_at(hash_T, likely, count)
+            for first in likely[self._phrase_seen[hashes >> self._phrase_shift]].tolist():
                 content = stream.sequence(first, count)
                 if content in self.phrases:
                     yield first, count, content

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -75,22 +75,19 @@ class TokenStream:
         spans = token_spans(text, splitting)
         return spans[first - self.first_X[number]][0], spans[last - self.first_X[number]][1]
 
-    def stands_alone(self, first_N: np.ndarray, count: int) -> np.ndarray:
-        """bool, N: whether a sentence mark, a line's end or a text's border is on both sides of ``count`` tokens."""
-        return self._marked_before(first_N) & self._marked_before(first_N + count)
-
-    def _marked_before(self, token_N: np.ndarray) -> np.ndarray:
-        """bool, N: whether there is a sentence mark between each token and the one before it; beyond all: true."""
-        marked_N = (token_N == 0) | (token_N == len(self.begin_T))
-        inner = np.flatnonzero(~marked_N)
-        token, before = token_N[inner], token_N[inner] - 1
-        begin = self._raw_begin_T[before] + (self.end_T - self.begin_T)[before]
-        gap, first = ranges(begin, self._raw_begin_T[token] - begin)
-        if len(inner):
-            marked_N[inner] = np.logical_or.reduceat(
-                _SENTENCE_MARK[np.frombuffer(self._raw, dtype=np.uint8)[gap]], first
-            )
-        return marked_N
+    @cached_property
+    def marked_T(self) -> np.ndarray:
+        """bool, T + 1: whether a sentence mark or a text's border stands before each token, and at the end."""
+        if not len(self.begin_T):
+            return np.ones(1, dtype=bool)
+        marks, begin_T = _SENTENCE_MARK[np.frombuffer(self._raw, np.uint8)], self._raw_begin_T
+        gap_T = np.diff(begin_T) - (self.end_T - self.begin_T)[:-1]
+        marked = np.concatenate(([True], marks[begin_T[1:] - 1], [True]))
+        wide = np.flatnonzero(~marked[1:-1] & (gap_T > 1))
+        if len(wide):
+            inside, first = ranges(begin_T[wide + 1] - gap_T[wide], gap_T[wide])
+            marked[wide + 1] = np.logical_or.reduceat(marks[inside], first)
+        return marked
 
 
 def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
@@ -153,16 +150,18 @@ class Hashing:
             first = last
         return hash_T
 
-    def of_sequences(self, hash_T: np.ndarray, count: int, shorter: np.ndarray | None = None) -> np.ndarray:
-        """uint64, for the ``count`` tokens from each token on; beyond the last token zeros follow.
+    def of_sequences_at(self, hash_T: np.ndarray, first_N: np.ndarray, count: int) -> np.ndarray:
+        """uint64, for the ``count`` tokens from each of ``first_N`` on."""
+        hash_N = np.zeros(len(first_N), dtype=np.uint64)
+        for n, factor in enumerate(self.factors[:count]):
+            hash_N += hash_T[first_N + n] * factor
+        return hash_N
 
-        ``shorter``: the result for ``count - 1``, to go on from; it is overwritten.
-        """
-        hashes = shorter if shorter is not None else self.of_sequences(hash_T, count - 1) if count > 1 else None
-        if hashes is None:
-            return hash_T * self.factors[0]
-        beyond = max(0, len(hash_T) - count + 1)
-        hashes[:beyond] += hash_T[count - 1 :] * self.factors[count - 1]
+    def of_sequences(self, hash_T: np.ndarray, count: int) -> np.ndarray:
+        """uint64, for the ``count`` tokens from each token on; beyond the last token zeros follow."""
+        hashes = hash_T * self.factors[0]
+        for n in range(1, count):
+            hashes[: max(0, len(hash_T) - n)] += hash_T[n:] * self.factors[n]
         return hashes
 
 
