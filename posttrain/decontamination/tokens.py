@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 Splitting = Literal["published", "scripts"]
-"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own."""
+"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own, and
+these scripts' punctuation separates."""
 
 # The released analyzer splits on space , . ? ! : ; ( ) " - newline and backslash, and on nothing else.
 _SEPARATOR_BYTES = b' ,.?!:;()"-\n\\'
@@ -19,9 +20,15 @@ _SEPARATORS = r' ,.?!:;()"\-\n\\'
 # with the words since it has spaces.
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
+# Their punctuation, as the ASCII mark that does the same. Full-width Latin letters and digits are left as they are.
+_ASCII_MARKS: dict[int, str] = dict.fromkeys(
+    map(ord, "。．！？：；（）「」『』〈〉《》【】〔〕［］｛｝｡｢｣።۔।॥"), "."
+) | dict.fromkeys(map(ord, "、，・､･･／"), ",")
+_UNSPACED_SEPARATORS = re.escape("".join(map(chr, _ASCII_MARKS)))
+
 _PATTERNS: dict[Splitting, re.Pattern[str]] = {
     "published": re.compile(f"[^{_SEPARATORS}]+"),
-    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED}]+"),
+    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED_SEPARATORS}{_UNSPACED}]+"),
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 _SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
@@ -97,7 +104,10 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     """
     lower = [text.lower() for text in texts]
     if splitting == "scripts":
-        lower = [text if text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text) for text in lower]
+        lower = [
+            text if text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text.translate(_ASCII_MARKS))
+            for text in lower
+        ]
     encoded = [text.encode("utf-8", "surrogatepass") for text in lower]
     raw = b"\n".join([*encoded, b""])
     raw_C = np.frombuffer(raw.translate(_TO_SPACE), dtype=np.uint8)
