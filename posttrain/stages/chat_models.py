@@ -103,7 +103,7 @@ class _Local:
             context.resolve(model), device=context.device, rope_positions=options.rope_positions
         )
         self._endpoint = SamplerChat(sampler, prepare_tokenizer(tokenizer, options.chat_template), model)
-        self._journal = Journal(context.checkpoints / "journal.jsonl")
+        self._journal = Journal(context.checkpoints / f"journal-{quote(model, safe='')}.jsonl")
 
     def ask(self, requests: Iterable[ChatRequest]) -> Iterator[Answer]:
         requests = iter(requests)

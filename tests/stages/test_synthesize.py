@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -209,3 +210,19 @@ def test_answers_that_never_came_count_on_neither_side(run_stage, scripted, writ
     result, _, _ = run_stage(synthesize, settings(make="safety", data=data, layout="wildguardmix"))
     assert (result["metrics"]["refusal_of_harmful"], result["metrics"]["refusal_of_harmful_of"]) == (1.0, 1)
     assert (result["metrics"]["over_refusal"], result["metrics"]["over_refusal_of"]) == (1.0, 1)
+
+
+def test_a_local_model_and_a_local_judge_keep_journals_of_their_own(run_stage, write_lines, tiny_model, tmp_path):
+    judge = shutil.copytree(tiny_model, tmp_path / "judge")
+    data = write_lines("wild.jsonl", [{"prompt": f"harm {i}", "prompt_harm_label": "harmful"} for i in range(6)])
+    options = dict(make="safety", data=data, layout="wildguardmix", judge=str(judge), chat_template="tulu")
+    wanted = settings(**options, model=str(tiny_model), max_tokens=300, rope_positions=2048)
+
+    def answers() -> dict[str, int]:
+        with pytest.raises(PosttrainError, match="no prompt got an answer that is kept"):
+            run_stage(synthesize, wanted)
+        return {path.name: len(lines(path)) for path in (tmp_path / "a-checkpoints").glob("journal-*.jsonl")}
+
+    first = answers()
+    assert len(first) == 2 and all(first.values())
+    assert answers() == first
