@@ -23,7 +23,7 @@ from posttrain.errors import PosttrainError
 from posttrain.sandbox.sandbox import ALLOW_DEGRADED, Sandbox, SandboxRefused
 from posttrain.verifiers.verdict import Verdict
 
-VERSION = 1
+VERSION = 2
 SECONDS = 4.0
 
 _BLOCK = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -145,7 +145,10 @@ def _run_cases(program: str, label: Label) -> tuple[tuple[bool, ...], str | None
 
 
 def same_output(found: str, expected: str) -> bool:
-    """Whether two outputs are the same up to white space at the ends of lines and of the whole."""
-    return [line.rstrip() for line in found.rstrip().splitlines()] == [
-        line.rstrip() for line in expected.rstrip().splitlines()
-    ]
+    """Whether two outputs are the same up to spaces, tabs and carriage returns at the ends of lines, and empty lines
+    at the end of the whole."""
+    return _lines(found) == _lines(expected)
+
+
+def _lines(output: str) -> list[str]:
+    return [line.rstrip(" \t\r") for line in output.rstrip(" \t\r\n").split("\n")]

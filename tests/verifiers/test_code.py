@@ -100,6 +100,9 @@ def test_the_published_rule_takes_the_last_block_whatever_it_is():
 
 def test_outputs_are_the_same_up_to_white_space_at_ends():
     assert same_output("1 2 \n3\n\n", "1 2\n3") and same_output("", "\n")
+    assert same_output("1\t\r\n2\r\n \n", "1\n2")
+    assert not same_output("1\x1c2\u20283", "1\n2\n3\n") and not same_output("1\r2", "1\n2")
+    assert not same_output("1\xa0", "1") and not same_output("1", "1\x0c")
     assert not same_output("1  2", "1 2") and not same_output("1\n\n2", "1\n2") and not same_output(" 1", "1")
 
 
