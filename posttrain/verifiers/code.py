@@ -3,7 +3,8 @@
 A label is JSON: a list of asserts or of ``{"input": …, "output": …}`` cases (as published), or an object with
 
 * ``tests``: Python sources, each of which passes when it raises nothing; ``setup``, run once before them; ``calls``,
-  the names that stand for the program's functions (without it: every name that the tests use and do not define); or
+  the names that stand for the program's functions (without it: every name that the tests use and do not define. For a
+  reward give it, so that no helper of the tests is the program's own); or
 * ``stdio``: cases of ``input`` and the ``output`` to expect, each a run of the program from the start;
 * ``score``: ``rate`` (the fraction that passed) or ``all`` (1 or 0; the default in ``strict``); ``seconds`` for all
   tests.
