@@ -218,6 +218,7 @@ class Safety(Generation):
     make: Literal["safety"]
     data: Reference
     layout: Literal["coconot", "wildguardmix", "wildjailbreak"]
+    judge: Reference | Endpoint | None = None  # answers WildGuard's question; None: refusals are told by phrases
     keep: bool = True  # published responses that fit stay
     limit: Count | None = None
     attempts: Count = 2
@@ -335,7 +336,7 @@ class AspectJudge(Strict):
     swap: bool = False  # each order also reversed, ratings averaged
     attempts: Count = 3  # for an answer that cannot be read
     temperature: float = 0.1
-    max_tokens: Count = 1024
+    max_tokens: Count | None = None  # None: room for every rationale at its full length
     rationale_letters: Count = 600  # longest rationale, where the server holds the model to the schema
     rejected: Literal["random", "worst"] = "random"  # among those rated lower
     margin: float = Field(0.0, ge=0)  # how much lower
