@@ -19,7 +19,7 @@ from typing import Any
 
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.evaluation.protocol import Instance, Protocol, Task
-from posttrain.evaluation.run import Limits, evaluate
+from posttrain.evaluation.run import CACHE_BYTES, Limits, evaluate
 from posttrain.evaluation.suites import TASKS
 from posttrain.evaluation.tasks import gsm8k, truthfulqa
 from posttrain.evaluation.verify import verify
@@ -84,7 +84,7 @@ def write_rows(folder: Path, given: Mapping[str, str], limit: int) -> None:
 
 
 def ours(model: Path, given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
-    sampler, tokenizer = open_local(model)
+    sampler, tokenizer = open_local(model, share_prefixes=True, cache_bytes=CACHE_BYTES["cpu"])
     limits = Limits(instances=limit, response_tokens=NEW_TOKENS)
     wall, processor = perf_counter(), process_time()
     _, records = evaluate(

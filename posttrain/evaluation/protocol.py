@@ -139,6 +139,9 @@ class Task:
         return self.chat.name
 
 
+Asked = tuple[Protocol, Instance]
+
+
 class NotRun(Exception):
     """A task's data is missing or gated. The message says which set it needs; the score is "not run", never a mean."""
 

@@ -9,10 +9,16 @@ from posttrain.evaluation.protocol import Instance, Protocol
 from posttrain.evaluation.scorers import SCORERS
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Verdict
+from posttrain.verifiers.worker import judge
 
 VERIFIER_WORKERS = 2
+FEW = 100  # answers that one worker judges before another is worth its start
 SECONDS_PER_VERDICT = 10.0  # a verdict takes milliseconds; sympy and langdetect can stall on odd text
 SECONDS_PER_PROGRAM = 300.0  # the sandbox has a limit of its own, by benchmark
+
+
+# Plain comparisons of text, in time linear in the answer: they need no process that can be killed.
+PLAIN = ("exact_match", "gsm8k", "substring")
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,19 @@ def _verdicts(checks: Sequence[_Check]) -> Iterator[tuple[_Check, Verdict]]:
     for check in checks:
         if check.verifier in SCORERS:
             yield check, SCORERS[check.verifier](check.answer, check.label)
+        elif check.verifier in PLAIN:
+            yield check, judge(check.verifier, check.answer, check.label, check.mode)
     pooled: dict[tuple[str, float], list[_Check]] = {}
     for check in checks:
-        if check.verifier not in SCORERS:
+        if check.verifier not in (*SCORERS, *PLAIN):
             seconds = SECONDS_PER_PROGRAM if check.verifier == "code" else SECONDS_PER_VERDICT
             pooled.setdefault((check.mode, seconds), []).append(check)
     for (mode, seconds), own in sorted(pooled.items(), key=lambda item: item[0]):
         # A greedy model repeats itself: equal answers to one label are judged once.
         unique = list(dict.fromkeys((check.verifier, check.answer, check.label) for check in own))
-        with VerifierPool(VERIFIER_WORKERS, seconds, mode) as pool:
+        # A second worker loads its language data or sympy again: not for a few answers.
+        workers = min(VERIFIER_WORKERS, 1 + len(unique) // FEW)
+        with VerifierPool(workers, seconds, mode) as pool:
             found = dict(zip(unique, pool.verify(unique), strict=True))
         yield from ((check, found[check.verifier, check.answer, check.label]) for check in own)
 

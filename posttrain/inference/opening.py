@@ -16,6 +16,8 @@ def open_local(
     dtype: torch.dtype = torch.float32,
     rope_positions: int | None = None,
     slots: int = 256,
+    share_prefixes: bool = False,
+    cache_bytes: int | None = None,
 ) -> tuple[LocalSampler, PreTrainedTokenizerFast]:
     """The local engine on the policy in ``path``, and its tokenizer as saved. A bad folder raises PosttrainError."""
     tokenizer = load_tokenizer(path)
@@ -23,4 +25,12 @@ def open_local(
     check_vocabulary(policy, tokenizer, path)
     # The engine's padding is never attended to, so any id serves where the tokenizer has none of its own.
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    return LocalSampler(policy, pad_token_id=pad_token_id, slots=slots, tokenizer=tokenizer), tokenizer
+    sampler = LocalSampler(
+        policy,
+        pad_token_id=pad_token_id,
+        slots=slots,
+        tokenizer=tokenizer,
+        share_prefixes=share_prefixes,
+        cache_bytes=cache_bytes,
+    )
+    return sampler, tokenizer
