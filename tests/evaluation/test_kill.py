@@ -49,8 +49,8 @@ def whole(journal, rows):
     counting = Counting(sampler)
     tasks = [TASKS["nano_problems@nano"], TASKS["nano_facts@nano"], TASKS["truthfulqa@clean"]]
     limits, mirror = Limits(instances=INSTANCES, response_tokens=32), {truthfulqa.DATA: str(rows)}
-    given = {"format": "plain", "journal": journal, "hub_mirror": mirror, "limits": limits}
-    return counting, *evaluate("nano", counting, tokenizer, tasks, **given)
+    given = {"journal": journal, "hub_mirror": mirror, "limits": limits}
+    return counting, *evaluate("nano", counting, tokenizer, tasks, format="plain", **given)
 
 
 def lines(journal):
