@@ -140,6 +140,8 @@ class Task:
 
 
 Asked = tuple[Protocol, Instance]
+# Finish reasons of records without an answer: nothing to verify or judge. The last is no fault of the model.
+UNANSWERED = ("over context", "refused", "no answer")
 
 
 class NotRun(Exception):

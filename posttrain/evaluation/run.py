@@ -50,12 +50,8 @@ class Answered:
     tasks: Sequence[Task]
     format: Format
     missing: Mapping[str, str]  # task → the data that it needs
-    questions: Sequence[Question]
+    asked: Sequence[Asked]
     records: list[dict[str, Any]]
-
-    @property
-    def asked(self) -> list[Asked]:
-        return [question.about for question in self.questions]
 
 
 def protocol_of(task: Task, format: Format) -> TaskProtocol:
@@ -122,7 +118,7 @@ def answer(
         elif request is not None:
             found = drawn[request.prompt_id, request.sample_index]
         records.append(_record(question, found, tokenizer))
-    return Answered(tasks, format, missing, questions, records)
+    return Answered(tasks, format, missing, [question.about for question in questions], records)
 
 
 def scored(answered: Answered, hub_mirror: Mapping[str, str]) -> dict[str, Any]:
@@ -189,19 +185,45 @@ def _record(question: Question, found: Answer, tokenizer: PreTrainedTokenizerBas
             response = instance.choices[found.logprobs.index(max(found.logprobs))]
     elif found.logprobs:
         response = json.dumps(found.logprobs)
+    return answer_record(
+        protocol,
+        instance,
+        task=question.task,
+        prompt=question.rendered.text,
+        response=response,
+        finish_reason=reason,
+        prompt_tokens=len(question.rendered.token_ids),
+        response_tokens=len(found.token_ids),
+        sample=question.request.sample_index if question.request else 0,
+    )
+
+
+def answer_record(
+    protocol: TaskProtocol,
+    instance: Instance,
+    *,
+    task: str,
+    prompt: str,
+    response: str,
+    finish_reason: str,
+    prompt_tokens: int = 0,
+    response_tokens: int = 0,
+    sample: int = 0,
+) -> dict[str, Any]:
+    """The record of one answer, not scored yet."""
     return {
-        "task": question.task,
+        "task": task,
         "protocol": protocol.name,
         "id": instance.id,
-        "prompt": question.rendered.text,
+        "prompt": prompt,
         "response": response,
         "outcome": "wrong",
         "score": 0.0,
         "detail": "",
-        "finish_reason": reason,
-        "prompt_tokens": len(question.rendered.token_ids),
-        "response_tokens": len(found.token_ids),
-        **about(instance, protocol, question.request.sample_index if question.request else 0),
+        "finish_reason": finish_reason,
+        "prompt_tokens": prompt_tokens,
+        "response_tokens": response_tokens,
+        **about(instance, protocol, sample),
     }
 
 
@@ -244,7 +266,11 @@ def score_model(
     is given, is asked in the plain form, and ``note`` says so. A bad model folder raises PosttrainError.
     """
     sampler, tokenizer = open_local(
-        path, device=device, rope_positions=rope_positions, share_prefixes=True, cache_bytes=CACHE_BYTES[device]
+        path,
+        device=device,
+        rope_positions=rope_positions,
+        share_prefixes=True,
+        cache_bytes=CACHE_BYTES[device.partition(":")[0]],
     )
     format, notes = "chat", []
     if chat_template is None and tokenizer.chat_template is None:

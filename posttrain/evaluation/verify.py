@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.artifacts.hashing import digest_json
-from posttrain.evaluation.protocol import Instance, Protocol
+from posttrain.evaluation.protocol import UNANSWERED, Instance, Protocol
 from posttrain.evaluation.scorers import SCORERS
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Verdict
@@ -33,11 +33,11 @@ class _Check:
 def verify(records: list[dict[str, Any]], asked: Sequence[tuple[Protocol, Instance]]) -> None:
     """Puts outcome, score and detail into each record, by the checks of its instance on its response.
 
-    A prompt that was over the context stays wrong. Instances without checks (a judge decides them) are left alone.
+    A record without an answer stays as it is. Instances without checks (a judge decides them) are left alone.
     """
     checks = []
     for number, (record, (protocol, instance)) in enumerate(zip(records, asked, strict=True)):
-        if record["finish_reason"] == "over context":
+        if record["finish_reason"] in UNANSWERED:
             continue
         answer = instance.before + instance.extract(record["response"])
         checks += [_Check(number, name, answer, label, protocol.verifier_mode) for name, label in instance.checks]
