@@ -66,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
 def _show(folder: Path) -> None:
     import json
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.evaluation.paper_results import beside
     from posttrain.evaluation.run import SCORES
 
@@ -96,7 +96,7 @@ def _figures(task: Any) -> tuple[str, str]:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.evaluation.suites import SUITE_OF, TASKS
 
     rows = [("task", "suite", "data", "shots", "asked", "answers", "metric", "over", "hash")]
@@ -134,7 +134,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.evaluation.protocol import difference
     from posttrain.evaluation.suites import DEFAULTS, TASKS, check_task_names

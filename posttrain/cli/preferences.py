@@ -58,7 +58,7 @@ def stage_of(recipe: Any, kind: str, wanted: str | None) -> str:
 
 
 def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.inference.budget import Price
     from posttrain.preferences.estimate import Lengths, Model, estimate
@@ -146,7 +146,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from posttrain.artifacts.manifest import read_manifest
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
 
     manifest = read_manifest(Path(args.artifact))
 
