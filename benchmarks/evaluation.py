@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -25,10 +25,12 @@ from posttrain.evaluation.suites import TASKS
 from posttrain.evaluation.tasks import gsm8k, truthfulqa
 from posttrain.evaluation.verify import verify
 from posttrain.inference.opening import open_local
+from posttrain.models.load import load_tokenizer
 from posttrain.nano import BASE_MODEL
 from tests.evaluation.mirror import mirror
 
 NEW_TOKENS = 64
+POSITIONS = 2048  # of nano, widened
 TARGETS = {"vs_lm_eval": 2.0, "list_tasks_s": 1.0, "math_and_code_scoring_s": 180.0}
 MATH_SAMPLES, CODE_SAMPLES = 5000, 20
 
@@ -49,21 +51,31 @@ def _gsm8k(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None)
     ]
 
 
-def tasks() -> list[Task]:
-    """The four whose protocols are lm-eval's too, as it asks them."""
+def tasks(model: Path) -> list[Task]:
+    """The four whose protocols are lm-eval's too, as it asks them. Prompts over the context are left out for both: we
+    count them as wrong, lm-eval cuts them."""
+    tokenizer = load_tokenizer(model)
+
+    def fitting(task: Task) -> Task:
+        def load(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None) -> list[Instance]:
+            found = task.load(protocol, hub_mirror, limit)
+            return [one for one in found if len(tokenizer(str(one.prompt)).input_ids) + NEW_TOKENS <= POSITIONS]
+
+        return replace(task, load=load)
+
     base = gsm8k.TASKS[2]
     plain = replace(base.plain, verifier="exact_match", verifier_mode="strict")
     return [
-        replace(base, plain=plain, load=_gsm8k),
-        TASKS["ifeval@paper"],
+        fitting(replace(base, plain=plain, load=_gsm8k)),
+        fitting(TASKS["ifeval@paper"]),
         truthfulqa.TASKS[2],
-        TASKS["mmlu@released"],
+        fitting(TASKS["mmlu@released"]),
     ]
 
 
-def write_rows(folder: Path, given: Mapping[str, str], limit: int) -> None:
+def write_rows(folder: Path, asked: Sequence[Task], given: Mapping[str, str], limit: int) -> None:
     """The rows of the peer's tasks: our rendered prompts, with the columns that its metrics read."""
-    for task in tasks():
+    for task in asked:
         rows = []
         for instance in task.load(task.plain, given, limit):
             row: dict[str, Any] = {"id": instance.id, "prompt": instance.prompt}
@@ -90,12 +102,12 @@ def processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ours(model: Path, given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
+def ours(model: Path, asked: Sequence[Task], given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
     sampler, tokenizer = open_local(model, share_prefixes=True, cache_bytes=CACHE_BYTES["cpu"])
     limits = Limits(instances=limit, response_tokens=NEW_TOKENS)
     wall, processor = perf_counter(), processor_seconds()
     _, records = evaluate(
-        "nano", sampler, tokenizer, tasks(), format="plain", journal=journal, hub_mirror=given, limits=limits
+        "nano", sampler, tokenizer, asked, format="plain", journal=journal, hub_mirror=given, limits=limits
     )
     return {"wall_s": perf_counter() - wall, "cpu_s": processor_seconds() - processor, "records": records}
 
@@ -169,9 +181,10 @@ def main() -> None:
     listing = listing_seconds()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        model = with_positions(folder / "model", 2048)
-        write_rows(folder, given, args.limit)
-        mine = ours(model, given, args.limit, folder / "journal.jsonl")
+        model = with_positions(folder / "model", POSITIONS)
+        asked = tasks(model)
+        write_rows(folder, asked, given, args.limit)
+        mine = ours(model, asked, given, args.limit, folder / "journal.jsonl")
         command = [args.peer, str(Path(__file__).with_name("evaluation_peer.py")), model, folder, str(args.limit)]
         subprocess.run([*map(str, command), str(folder / "peer.json")], check=True, stdout=subprocess.DEVNULL)
         peer = json.loads((folder / "peer.json").read_text())
