@@ -14,7 +14,7 @@ from tests.evaluation.mirror import mirror
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "every-task.yaml"
 MINUTES = 15
-SHOTS = ("examples/popqa", "examples/truthfulqa")
+SHOTS = ("examples/popqa", "examples/truthfulqa", "EleutherAI/drop train")  # worked examples that are not at hand
 ABSENT = {  # task → the set that it waits for
     "alpaca_eval": "tatsu-lab/alpaca_eval",
     "wildguardtest": "allenai/wildguardmix",
@@ -56,7 +56,9 @@ def test_every_task_whose_rows_are_at_hand_runs_on_two_models(data_dir, nltk_dat
                 if benchmark in ABSENT:
                     assert task["status"] == "not run" and ABSENT[benchmark] in task["reason"], name
                 elif TASKS[name].chat.shots_from in SHOTS:
-                    assert task["status"] == "not run" and TASKS[name].chat.shots_from in task["reason"], name
+                    assert task["status"] == "not run" and TASKS[name].chat.shots_from.split()[0] in task["reason"], (
+                        name
+                    )
                 else:
                     judged = "not judged" if TASKS[name].chat.judge else "scored"
                     assert (task["status"], task["n"], task["errors"]) == (judged, 20, 0), (name, task)
