@@ -55,7 +55,7 @@ def test_every_task_whose_rows_are_at_hand_runs_on_two_models(data_dir, nltk_dat
                 benchmark = TASKS[name].chat.task
                 if benchmark in ABSENT:
                     assert task["status"] == "not run" and ABSENT[benchmark] in task["reason"], name
-                elif TASKS[name].chat.shots_from in SHOTS:
+                elif TASKS[name].chat.shots_from.startswith(SHOTS):
                     assert task["status"] == "not run" and TASKS[name].chat.shots_from.split()[0] in task["reason"], (
                         name
                     )
