@@ -15,7 +15,7 @@ from posttrain.inference.journal import Journal, request_key
 from posttrain.inference.opening import open_local
 from posttrain.nano import BASE_MODEL
 
-INSTANCES = 40  # of each task
+INSTANCES = 20  # of each task
 CHOICES = 3
 RUN = "import sys; from tests.evaluation.test_kill import whole; whole(*sys.argv[1:])"
 
@@ -43,12 +43,12 @@ class Counting:
 
 
 def whole(journal, rows):
-    """Two tasks of generated answers, and one whose choices are weighed. Four answers at once, so that a kill falls
+    """Two tasks of generated answers, and one whose choices are weighed. Two answers at once, so that a kill falls
     among them."""
-    sampler, tokenizer = open_local(BASE_MODEL, slots=4, share_prefixes=True)
+    sampler, tokenizer = open_local(BASE_MODEL, slots=2, share_prefixes=True)
     counting = Counting(sampler)
     tasks = [TASKS["nano_problems@nano"], TASKS["nano_facts@nano"], TASKS["truthfulqa@clean"]]
-    limits, mirror = Limits(instances=INSTANCES, response_tokens=32), {truthfulqa.DATA: str(rows)}
+    limits, mirror = Limits(instances=INSTANCES, response_tokens=24), {truthfulqa.DATA: str(rows)}
     given = {"journal": journal, "hub_mirror": mirror, "limits": limits}
     return counting, *evaluate("nano", counting, tokenizer, tasks, format="plain", **given)
 
@@ -57,16 +57,23 @@ def lines(journal):
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-@pytest.mark.parametrize("answers", [10, 2 * INSTANCES])
-def test_a_killed_evaluation_asks_nothing_twice_and_scores_the_same(tmp_path, answers):
-    """Killed among the generated answers, and among the choices."""
-    rows = tmp_path / "truthfulqa.jsonl"
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(rows of TruthfulQA, what a run that nobody killed makes of them)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    rows = folder / "truthfulqa.jsonl"
     true = {"choices": [f"choice {i}" for i in range(CHOICES)], "labels": [1, 0, 1]}
     asked = [{"question": f"What is {i} and {i}?", "mc1_targets": true, "mc2_targets": true} for i in range(INSTANCES)]
     write_jsonl(rows, asked)
-    uninterrupted, scores, records = whole(tmp_path / "whole.jsonl", rows)
-    assert (len(uninterrupted.asked), uninterrupted.scored) == (2 * INSTANCES, CHOICES * INSTANCES)
+    counting, *found = whole(folder / "journal.jsonl", rows)
+    assert (len(counting.asked), counting.scored) == (2 * INSTANCES, CHOICES * INSTANCES)
+    return rows, found
 
+
+@pytest.mark.parametrize("answers", [INSTANCES // 2, 2 * INSTANCES])
+def test_a_killed_evaluation_asks_nothing_twice_and_scores_the_same(undisturbed, tmp_path, answers):
+    """Killed among the generated answers, and among the choices."""
+    rows, expected = undisturbed
     journal = tmp_path / "killed.jsonl"
     process = subprocess.Popen([sys.executable, "-c", RUN, str(journal), str(rows)])
     deadline = time.monotonic() + 300
@@ -82,4 +89,5 @@ def test_a_killed_evaluation_asks_nothing_twice_and_scores_the_same(tmp_path, an
     asked_again = [request_key("nano", request) for request in resumed.asked]
     assert len(held) >= answers and not held & set(asked_again)
     assert len(asked_again) == 2 * INSTANCES - min(len(held), 2 * INSTANCES)
-    assert found == [scores, records]
+    assert resumed.scored == (0 if len(held) > 2 * INSTANCES else CHOICES * INSTANCES)
+    assert found == expected
