@@ -20,7 +20,7 @@ from typing import Any
 
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.evaluation.protocol import Instance, Protocol, Task
-from posttrain.evaluation.run import CACHE_BYTES, Limits, evaluate
+from posttrain.evaluation.run import Limits, evaluate
 from posttrain.evaluation.suites import TASKS
 from posttrain.evaluation.tasks import gsm8k, truthfulqa
 from posttrain.evaluation.verify import verify
@@ -84,8 +84,8 @@ def write_rows(folder: Path, asked: Sequence[Task], given: Mapping[str, str], li
                 row["gold"] = label
             elif task.plain.task == "ifeval":
                 [held] = json.loads(label)
-                asked = str(instance.prompt).removeprefix("Question: ").removesuffix("\nAnswer:")
-                row |= {"key": int(instance.id.split("-")[1]), "prompt": asked, "asked": instance.prompt}
+                bare = str(instance.prompt).removeprefix("Question: ").removesuffix("\nAnswer:")
+                row |= {"key": int(instance.id.split("-")[1]), "prompt": bare, "asked": instance.prompt}
                 row |= {"instruction_id_list": held["instruction_id"], "kwargs": held["kwargs"]}
             elif task.plain.task == "truthfulqa":
                 choices = [choice.removeprefix(" ") for choice in instance.choices]
@@ -103,7 +103,7 @@ def processor_seconds() -> float:
 
 
 def ours(model: Path, asked: Sequence[Task], given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
-    sampler, tokenizer = open_local(model, share_prefixes=True, cache_bytes=CACHE_BYTES["cpu"])
+    sampler, tokenizer = open_local(model, listed=True)
     limits = Limits(instances=limit, response_tokens=NEW_TOKENS)
     wall, processor = perf_counter(), processor_seconds()
     _, records = evaluate(

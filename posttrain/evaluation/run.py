@@ -27,7 +27,6 @@ from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import Sampler, SampleRequest, SamplingParameters
 
 SCORES = "scores.json"
-CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}  # keys and values of the answers that the local engine draws at once
 
 
 @dataclass(frozen=True)
@@ -265,13 +264,7 @@ def score_model(
     Returns ``{"model", "note", "format", "tasks", "average"}``. A model whose tokenizer has no chat template, when none
     is given, is asked in the plain form, and ``note`` says so. A bad model folder raises PosttrainError.
     """
-    sampler, tokenizer = open_local(
-        path,
-        device=device,
-        rope_positions=rope_positions,
-        share_prefixes=True,
-        cache_bytes=CACHE_BYTES[device.partition(":")[0]],
-    )
+    sampler, tokenizer = open_local(path, device=device, rope_positions=rope_positions, listed=True)
     format, notes = "chat", []
     if chat_template is None and tokenizer.chat_template is None:
         format = "plain"

@@ -45,7 +45,7 @@ class Counting:
 def whole(journal, rows):
     """Two tasks of generated answers, and one whose choices are weighed. Two answers at once, so that a kill falls
     among them."""
-    sampler, tokenizer = open_local(BASE_MODEL, slots=2, share_prefixes=True)
+    sampler, tokenizer = open_local(BASE_MODEL, slots=2, listed=True)
     counting = Counting(sampler)
     tasks = [TASKS["nano_problems@nano"], TASKS["nano_facts@nano"], TASKS["truthfulqa@clean"]]
     limits, mirror = Limits(instances=INSTANCES, response_tokens=24), {truthfulqa.DATA: str(rows)}
