@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.pipeline.progress import duration
     from posttrain.recipe.load import load_recipe
     from posttrain.recipe.plan import known, machine, plan

@@ -438,7 +438,7 @@ class RLVR(ModelOptions, Learning):
 class Evaluate(ModelOptions):
     kind: Literal["evaluate"]
     suite: Literal["development", "unseen"]
-    models: dict[str, Reference]  # label in the report → model
+    models: dict[str, Reference | Endpoint]  # label in the report → model; behind a server: tasks of plain messages
     tasks: tuple[str, ...] = ()  # protocols such as nano_problems@nano; empty: the whole suite
     # name of a judge → the model that plays it, local or behind a server, or a file of recorded judgements
     judges: dict[str, Reference | Endpoint] = {}
