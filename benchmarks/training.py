@@ -110,8 +110,10 @@ class Meter:
         self.stamps: list[float] = []
         self.peak = 0
 
-    def start(self) -> None:
+    def start(self, model: Any) -> None:
         _warm_up()
+        for parameter in model.parameters():  # from_pretrained maps the file: make the weights stand in memory
+            parameter.data = parameter.data.clone()
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left behind would hide growth
         Path("/proc/self/clear_refs").write_text("5")
         self.base = _status("VmRSS")
@@ -179,7 +181,7 @@ def ours(kind: str, folder: Path, budget: int | None = None) -> dict[str, Any]:
 
     class Metered(TrainingLoop):
         def steps(self, description: str) -> Iterator[Any]:
-            meter.start()
+            meter.start(self.model)
             yield from super().steps(description)
 
         def update(self, **figures: Any) -> None:
@@ -192,6 +194,7 @@ def ours(kind: str, folder: Path, budget: int | None = None) -> dict[str, Any]:
             kind=kind,
             model=str(folder),
             data=str(folder / f"{kind}.jsonl"),
+            unchecked="random words",
             chat_template="tulu",
             learning_rate=LEARNING_RATE,
             schedule="constant",
@@ -200,6 +203,7 @@ def ours(kind: str, folder: Path, budget: int | None = None) -> dict[str, Any]:
             micro_batch_tokens=budget or BUDGET[kind],
             max_tokens=MAX_TOKENS,
             dtype="float32",
+            attention="packed",
             checkpoint_every=10**6,
         )
         | ({"beta": BETA} if kind == "dpo" else {"train_on": "last_turn"})
@@ -260,7 +264,7 @@ def bare(kind: str, folder: Path, _setting: None = None) -> dict[str, Any]:
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     meter, losses = Meter(), []
-    meter.start()
+    meter.start(model)
     for indices in steps_of(kind, rows):
         step = [rows[i] for i in indices]
         lengths = [len(row) * (1 if kind == "sft" else 2) for row in step]
@@ -313,8 +317,8 @@ def trl(kind: str, folder: Path, setting: tuple[int, bool]) -> dict[str, Any]:
     meter = Meter()
 
     class Stamps(TrainerCallback):
-        def on_train_begin(self, *_, **__):
-            meter.start()
+        def on_train_begin(self, *_, model: Any, **__):
+            meter.start(model)
 
         def on_step_end(self, *_, **__):
             meter.step()

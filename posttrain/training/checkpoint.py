@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from posttrain.artifacts.atomic import fsync_folder, writing
 from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
+from posttrain.training.optimizer import prepare_moments
 from posttrain.training.sharding import wait_for_ranks
 
 KEPT = 2
@@ -95,14 +96,9 @@ def _sharded_state(modules: Mapping, optimizers: Mapping) -> dict[str, Any]:
 
 def _optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
     names = {parameter: name for name, parameter in module.named_parameters()}
-    found = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter not in optimizer.state:
-                moments = {moment: torch.zeros_like(parameter) for moment in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
-            found[names[parameter]] = dict(optimizer.state[parameter])
-    return found
+    prepare_moments(optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {names[parameter]: dict(optimizer.state[parameter]) for parameter in parameters}
 
 
 def load_latest(
