@@ -50,7 +50,7 @@ def _too_long(length: int, max_tokens: int) -> PosttrainError:
 
 
 def packed_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """As few groups as will do, of like numbers of tokens, each of at most ``max_tokens`` without padding, none empty."""
+    """As few groups as will do, of like numbers of tokens, none over ``max_tokens`` and none empty, largest first."""
     if lengths and max(lengths) > max_tokens:
         raise _too_long(max(lengths), max_tokens)
     count = -(-sum(lengths) // max_tokens)

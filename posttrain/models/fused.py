@@ -1,7 +1,7 @@
-"""Norms and gated MLPs of Llama-like decoders as one operation each, which keep for the backward a third less. On a CPU.
+"""Norms and gated MLPs of Llama-like decoders as one operation each: a third less is kept for the backward. On a CPU.
 
-The operations and their order are those of the plain modules, so the bits are the same: `fuse` tries each kind of module
-on random numbers and leaves it as it was when they are not.
+The operations and their order are those of the plain modules, so the bits are the same: `fuse` tries each kind of
+module on random numbers and leaves it as it was when they are not.
 """
 
 from types import MethodType
@@ -13,7 +13,7 @@ from torch import nn
 
 
 def fuse(backbone: nn.Module) -> dict[str, str]:
-    """Gives the norms and MLPs of ``backbone`` fused forwards, in place. Returns which classes kept their own, and why."""
+    """Gives the norms and MLPs of ``backbone`` fused forwards, in place. Returns which classes keep theirs, and why."""
     kept: dict[str, str] = {}
     checked: set[str] = set()
     for module in backbone.modules():

@@ -1,4 +1,4 @@
-"""Rows of unlike length as one sequence without padding. Two rows that begin alike are read once up to where they part."""
+"""Rows of unlike length as one sequence without padding. Two that begin alike are read once up to where they part."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ PACKED = "packed"  # the name of `packed_attention` among transformers' implemen
 
 @dataclass(frozen=True)
 class Tree:
-    """Where a row stands in a packed sequence: causal in [root, end). Of a pair the second row's own tokens stand before
-    it, in [begin, root); they see themselves and the ``shared`` tokens from ``root`` on that they follow.
+    """Where a row stands in a packed sequence: causal in [root, end). Of a pair the second row's own tokens stand
+    before it, in [begin, root); they see themselves and the ``shared`` tokens from ``root`` on that they follow.
     """
 
     begin: int

@@ -103,7 +103,7 @@ def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSet
             raise PosttrainError("lora trains in a single process; start this stage without torchrun")
         lora = settings.lora
         add_adapters(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, four_bit=lora.four_bit)
-    if device == "cpu" and world_size() == 1 and not settings.compile:
+    if device == "cpu" and world_size() == 1 and settings.lora is None and not settings.compile:
         fuse(causal.base_model)
     if settings.activation_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})

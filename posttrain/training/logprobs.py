@@ -33,10 +33,10 @@ def response_logprobs(
 ) -> torch.Tensor:
     """``logp_BT[b, t]`` = log p(token t | tokens before t), fp32, where ``trained_BT``; 0 elsewhere and at t = 0.
 
-    Logits are divided by ``temperature``. ``pairs``: rows i and i + B/2 may begin alike, which attention ``packed`` reads
-    once. Right or left padding. A batch with nothing trained gives zeros that still
-    have a graph (every rank must run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head
-    stays fp32. A model sharded by `training.sharding.shard` is gathered meanwhile.
+    Logits are divided by ``temperature``. ``pairs``: rows i and i + B/2 may begin alike, which attention ``packed``
+    reads once. Right or left padding. A batch with nothing trained gives zeros that still have a graph (every rank must
+    run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head stays fp32. A model sharded by
+    `training.sharding.shard` is gathered meanwhile.
     """
     return in_forward(
         model, partial(_scored, model, input_ids_BT, attention_mask_BT, trained_BT, temperature, chunk_logits, pairs)
