@@ -16,7 +16,7 @@ from torch import nn
 from posttrain.artifacts.atomic import write_bytes, write_json
 from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
-from posttrain.training.checkpoint import load_latest, save_checkpoint
+from posttrain.training.checkpoint import CheckpointWriter, load_latest
 from posttrain.training.flops import peak_flops, training_flops
 from posttrain.training.interrupt import deferred_sigterm
 from posttrain.training.metrics import MetricsLog
@@ -110,6 +110,7 @@ class TrainingLoop:
             eight_bit=settings.optimizer == "adamw_8bit",
         )
         resumed = load_latest(self.checkpoints, modules={"model": model}, optimizers={"model": self.optimizer})
+        self._writer = CheckpointWriter(self.checkpoints)
         self.step = resumed[0] if resumed else 0  # optimizer steps done
         if resumed and resumed[1]["planned_steps"] != len(plan):
             raise PosttrainError(
@@ -137,13 +138,18 @@ class TrainingLoop:
         self._clock = time.perf_counter()
         if self.log:
             self.log.follow(description.removeprefix("training "))
-        with deferred_sigterm() as sigterm:
-            while self.step < len(self.plan):
-                yield self.plan[self.step]
-                if on_any_rank(sigterm.asked):
-                    self._save()
-                    sigterm.pass_on()
-        self._settle()
+        try:
+            with deferred_sigterm() as sigterm:
+                while self.step < len(self.plan):
+                    yield self.plan[self.step]
+                    if on_any_rank(sigterm.asked):
+                        self._save()
+                        self._writer.finish()
+                        sigterm.pass_on()
+            self._settle()
+            self._writer.finish()
+        finally:
+            self._writer.rest()
         if self.log:
             self.log.close()
 
@@ -216,8 +222,7 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._settle()
-        save_checkpoint(
-            self.checkpoints,
+        self._writer.begin(
             self.step,
             modules={"model": self.model},
             optimizers={"model": self.optimizer},
