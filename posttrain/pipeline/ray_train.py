@@ -1,4 +1,4 @@
-"""A recipe on the nodes of a Ray cluster: Ray Train starts the ranks where there is room, then all is as under torchrun.
+"""A recipe on the nodes of a Ray cluster: Ray Train starts the ranks, then all is as under torchrun.
 
 Every node sees the same files: the recipe's, and ``runs``.
 """
@@ -19,23 +19,33 @@ def run_on_ray(
 ) -> None:
     """Runs ``recipe`` on ``workers`` ranks of the cluster that RAY_ADDRESS names (without it: of this machine).
 
-    A rank has one GPU with ``gpus``, else one core. Raises PosttrainError when Ray is missing, the cluster is too small,
-    or the ranks failed more than `RESTARTS` times.
+    A rank has one GPU with ``gpus``, else one core. Raises PosttrainError when Ray is missing, the cluster is too
+    small, or the ranks failed more than `RESTARTS` times.
     """
     try:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-        from ray.train.data_parallel_trainer import DataParallelTrainer
+        from ray.train.backend import Backend
+        from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as reason:
         raise PosttrainError(f"--ray-workers needs Ray: pip install 'posttrain[ray]' ({reason})") from reason
+
+    class NoGroup(TorchConfig):
+        """Ranks are told of each other in `_rank`; `pipeline.launch` makes and ends their groups, stage by stage."""
+
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
     ray.init(address=os.environ.get("RAY_ADDRESS"), configure_logging=False, ignore_reinit_error=True)
     what = "GPU" if gpus else "CPU"
     there = int(ray.cluster_resources().get(what, 0))
     if there < workers:
         raise PosttrainError(f"--ray-workers {workers}: the Ray cluster has {there} {what}s in all")
     runs = Path(runs).absolute()
-    trainer = DataParallelTrainer(
+    trainer = TorchTrainer(
         _rank,
+        torch_config=NoGroup(),
         train_loop_config={"recipe": recipe, "runs": str(runs), "until": until, "folder": os.getcwd()},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={what: 1}),
         run_config=RunConfig(storage_path=str(runs / ".ray"), failure_config=FailureConfig(max_failures=RESTARTS)),

@@ -1,4 +1,4 @@
-"""A recipe under torchrun and on Ray: training stages on two processes, the rest on the first; the same model as on one."""
+"""A recipe under torchrun and on Ray: training on two processes, the rest on the first; the same model as on one."""
 
 import json
 import os
