@@ -1,6 +1,7 @@
 """The model that a stage trains: read whole by a single process, each its own slices by ranks that share it."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -103,8 +104,9 @@ def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSet
             raise PosttrainError("lora trains in a single process; start this stage without torchrun")
         lora = settings.lora
         add_adapters(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, four_bit=lora.four_bit)
-    if device == "cpu" and world_size() == 1 and settings.lora is None and not settings.compile:
-        fuse(causal.base_model)
+    if settings.lora is None and not settings.compile:
+        for kind, reason in fuse(causal.base_model, device).items():
+            warnings.warn(f"{kind} keeps its own forward: {reason}", stacklevel=2)
     if settings.activation_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
         causal.train()  # without it transformers checkpoints nothing; dropout is 0

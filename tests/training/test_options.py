@@ -1,7 +1,9 @@
 """Named options change how a step is computed, or what is trained, and nothing else."""
 
 import json
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from posttrain.models.backbone import hidden_states
-from posttrain.models.fused import fuse
+from posttrain.models.fused import _difference, fuse
 from posttrain.training.adapters import add_adapters, merge_adapters
 from posttrain.training.logprobs import response_logprobs
 from tests.stages.conftest import conversations, pairs, tiny_model, write_lines  # noqa: F401 — fixtures
@@ -99,7 +101,7 @@ def test_fused_norms_and_mlps_give_the_bits_of_the_plain_ones_and_keep_less(tiny
     found, kept = [], []
     for fused in (False, True):
         model = tiny_llama()
-        assert not fused or fuse(model.base_model) == {}
+        assert not fused or fuse(model.base_model, "cpu") == {}
         sizes = {}
 
         def note(tensor, sizes=sizes):
@@ -121,8 +123,34 @@ def test_a_norm_that_computes_something_else_keeps_its_own_forward(tiny_llama):
     model.model.norm.__class__ = type(
         "HalvedRMSNorm", (type(model.model.norm),), {"forward": lambda self, x: self.weight * x / 2}
     )
-    assert "bits" in fuse(model.base_model)["HalvedRMSNorm"]
+    assert "differs by" in fuse(model.base_model, "cpu")["HalvedRMSNorm"]
     assert torch.equal(model.model.norm(torch.ones(2, 32)), torch.full((2, 32), 0.5))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_ligers_kernels_are_taken_where_they_compute_the_same(tiny_llama, ragged_rows, right, monkeypatch):
+    """By stand-ins for Liger, which needs a GPU: it has never run here."""
+
+    def norm(x, weight, eps, *_):
+        return F.rms_norm(x, weight.shape, weight, eps) * (1 if right else 1.01)
+
+    calls = []
+    swiglu = SimpleNamespace(apply=lambda gate, up: calls.append(1) or F.silu(gate) * up)
+    for name, function in {"rms_norm.LigerRMSNormFunction": norm, "swiglu.LigerSiLUMulFunction": swiglu}.items():
+        module, _, attribute = name.partition(".")
+        made = function if function is swiglu else SimpleNamespace(apply=function)
+        monkeypatch.setitem(sys.modules, f"liger_kernel.ops.{module}", SimpleNamespace(**{attribute: made}))
+    monkeypatch.setattr("posttrain.models.fused._difference", partial(on_the_cpu, _difference))
+    plain, fused = tiny_llama(), tiny_llama()
+    kept = fuse(fused.base_model, "cuda")
+    assert list(kept) == ([] if right else ["LlamaRMSNorm"])
+    ids_BT, mask_BT, trained_BT = padded(ragged_rows)
+    expected, found = (response_logprobs(model, ids_BT, mask_BT, trained_BT) for model in (plain, fused))
+    assert (expected - found).norm() < 1e-5 * expected.norm() and len(calls) >= 2
+
+
+def on_the_cpu(difference, module, fused, _device: str) -> float:
+    return difference(module, fused, "cpu")
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
