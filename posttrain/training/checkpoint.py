@@ -129,7 +129,9 @@ class CheckpointWriter:
             unfinished.mkdir(parents=True)
         wait_for_ranks()
         saved = dcp.async_save(
-            state, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True), process_group=self._group
+            state,
+            storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True),
+            process_group=cast(Any, self._group),
         )
 
         def put_in_place() -> None:
