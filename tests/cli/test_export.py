@@ -106,3 +106,39 @@ def test_half_the_bytes_on_request_and_no_folder_is_overwritten(exported, tmp_pa
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "no finished stage" in capsys.readouterr().err
+
+
+class Hub:
+    """In place of huggingface_hub.HfApi: keeps what it is told."""
+
+    told: list[tuple] = []
+    refuses = False
+
+    def create_repo(self, name, *, private, exist_ok):
+        if self.refuses:
+            raise OSError("401 Unauthorized")
+        self.told.append((name, private, exist_ok))
+
+    def upload_folder(self, *, repo_id, folder_path):
+        self.told.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+        return f"https://huggingface.co/{repo_id}"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_push_takes_the_folder_with_its_card_to_a_private_repository(
+    exported, tmp_path, monkeypatch, capsys, refuses
+):
+    dpo, _ = exported
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "refuses", refuses)
+    monkeypatch.setattr(Hub, "told", [])
+    out = tmp_path / "out"
+    code = main(["export", str(dpo), "--out", str(out), "--push", "me/lamp-1"])
+    if refuses:
+        said = capsys.readouterr().err
+        assert code == 2 and "401" in said and "hf upload me/lamp-1" in said and (out / "README.md").is_file()
+        return
+    assert code == 0 and "https://huggingface.co/me/lamp-1" in capsys.readouterr().out
+    assert Hub.told[0] == ("me/lamp-1", True, True)
+    assert Hub.told[1] == ("me/lamp-1", sorted(path.name for path in out.iterdir()))
+    assert {"README.md", "model.safetensors"} <= set(Hub.told[1][1])
