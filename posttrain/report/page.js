@@ -90,11 +90,11 @@ if (form && index.tasks.length) {
   const task = () => index.tasks[Number(taskInput.value)];
 
   function models() {
-    const labels = Object.keys(task().outcomes), before = [aInput.value, bInput.value];
-    for (const [select, wanted] of [[aInput, labels[Math.max(0, labels.length - 2)]], [bInput, labels[labels.length - 1]]]) {
-      const kept = select === aInput ? before[0] : before[1];
+    const labels = Object.keys(task().outcomes), first = index.compare[task().suite] || [labels[Math.max(0, labels.length - 2)], labels[labels.length - 1]];
+    for (const [select, wanted] of [[aInput, first[0]], [bInput, first[1]]]) {
+      const kept = select.value;
       select.replaceChildren(...labels.map((label) => el("option", { value: label }, label)));
-      select.value = labels.includes(kept) ? kept : wanted;
+      select.value = labels.includes(kept) ? kept : labels.includes(wanted) ? wanted : labels[0];
     }
   }
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import zlib
@@ -12,7 +13,7 @@ import pytest
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.errors import PosttrainError
 from posttrain.report.curves import POINTS, curves
-from posttrain.report.graph import graph
+from posttrain.report.graph import BOX, graph
 from posttrain.report.instances import BLOCK, Instances
 from posttrain.report.matches import overlaps
 from posttrain.report.page import write_page
@@ -71,7 +72,7 @@ def test_every_answer_is_in_the_page_once_and_in_order(tmp_path):
     index = json.loads(listing)
     (task,) = index["tasks"]
     assert task["outcomes"]["SFT"] == ("ccww" * count)[:count]
-    assert (index["models"], task["n"], task["first"]) == (["SFT", "DPO"], count, 0)
+    assert (index["compare"], task["n"], task["first"]) == ({"development": ["SFT", "DPO"]}, count, 0)
 
 
 def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
@@ -116,10 +117,29 @@ def test_a_torn_last_line_of_a_running_stage_is_left_out(tmp_path):
 
 def test_a_stage_stands_below_all_it_was_made_from():
     made = graph({"a": "mixture", "b": "sft", "c": "dpo"}, {"b": ["a"], "c": ["b", "a"]}, {"b": ["nano"]})
-    assert len(made.edges) == 4
-    assert all(upper.y < lower.y for upper, lower in made.edges)
+    assert len(made.edges) == 3  # a → c is implied by a → b → c
+    assert all(edge.upper.y < edge.lower.y for edge in made.edges)
     boxes = {(box.x, box.y) for box in made.boxes}
     assert len(boxes) == len(made.boxes) == 4
+
+
+def test_no_edge_crosses_a_box():
+    """`early` is used five rows below where it is made: its edge goes round what stands between."""
+    chain = [f"step{number}" for number in range(5)]
+    inputs = {b: [a] for a, b in itertools.pairwise(["early", *chain])} | {
+        "other": ["early"],
+        "end": ["other", chain[-1]],
+    }
+    made = graph(dict.fromkeys(["early", "other", *chain, "end"], "sft"), inputs, {})
+    for edge in made.edges:
+        for x, y in upright(edge.path):
+            assert not any(box.x <= x <= box.x + BOX and box.y == y for box in made.boxes)
+    assert sum(bool(upright(edge.path)) for edge in made.edges) == 1
+
+
+def upright(path: str) -> list[tuple[float, float]]:
+    """(x, y) where a path passes a row: the ends of its curves that an upright stretch follows."""
+    return [(float(x), float(y)) for x, y in re.findall(r" ([\d.]+) ([\d.]+)V", path)]
 
 
 def test_watch_tells_done_running_and_stopped_stages_apart(tmp_path):
