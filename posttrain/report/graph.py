@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BOX, ROW, HEIGHT, GAP = 150, 74, 40, 14  # px: a box's width, the way from row to row, a box's height, between boxes
 
@@ -57,14 +58,14 @@ def graph(kinds: Mapping[str, str], inputs: Mapping[str, Sequence[str]], outside
         depth[name] = min((depth[user] - 1 for upper, user in edges if upper == name), default=depth[name])
 
     # An edge passes each row between its ends at a point of its own, so that it crosses no box.
-    ways = [[a, *((a, b, row) for row in range(depth[a] + 1, depth[b])), b] for a, b in edges]
-    rows: list[list] = [[name for name in depth if depth[name] == row] for row in range(max(depth.values()) + 1)]
+    ways: list[list[Any]] = [[a, *((a, b, row) for row in range(depth[a] + 1, depth[b])), b] for a, b in edges]
+    rows: list[list[Any]] = [[name for name in depth if depth[name] == row] for row in range(max(depth.values()) + 1)]
     for way in ways:
         for point in way[1:-1]:
             rows[point[2]].append(point)
     wide = {item: BOX if isinstance(item, str) else GAP for row in rows for item in row}
     width = max(sum(wide[item] + GAP for item in row) for row in rows) + GAP
-    centre: dict = {}
+    centre: dict[Any, float] = {}
     for row in rows:
         over = {item: [centre[a] for way in ways for a, b in itertools.pairwise(way) if b == item] for item in row}
         row.sort(key=lambda item: sum(over[item]) / len(over[item]) if over[item] else width / 2)

@@ -53,10 +53,24 @@ def test_model_text_is_text_at_every_width(page):
     assert page.locator("img").count() == 0
 
 
-def test_the_page_never_scrolls_sideways(page):
+def test_the_page_never_scrolls_sideways(page, tmp_path):
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.locator("#list button").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    picture = page.screenshot(path=tmp_path / "page.png", full_page=True)  # PNG: the width stands in bytes 16 to 19
+    assert int.from_bytes(picture[16:20]) == page.viewport_size["width"]
+
+
+def test_names_break_between_their_words_alone(page):
+    """A name is never broken inside of a word, as narrow as the column may be: each part fits its cell."""
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('tbody th')].filter(cell => cell.scrollWidth > cell.clientWidth + 1).length"
+        )
+        == 0
+    )
+    wide = page.locator(".scores tbody th").first.bounding_box()["width"]
+    assert wide >= 6 * 16 - 20
 
 
 def test_table_curves_matches_and_lineage_are_shown(page):
