@@ -113,4 +113,4 @@ browser: $(READY)
 
 docs: $(READY)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c requirements.lock -r docs/requirements.txt
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

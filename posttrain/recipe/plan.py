@@ -257,7 +257,7 @@ def _base(recipe: Recipe, reference: str) -> str:
 def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) -> int:
     settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]] if reference[:6] == "stage:" else None
     if isinstance(settings, Mixture):
-        return sum(_source_rows(source, rows_of) for source in settings.sources)
+        return sum(_source_rows(recipe, source, rows_of) for source in settings.sources)
     if settings is not None and settings.kind == "preferences":
         if not isinstance(settings.prompts, str):
             return sum(part.count or 0 for part in settings.prompts.parts)  # at most a pair for each prompt
@@ -267,13 +267,13 @@ def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) 
     return _known_rows(reference, rows_of)
 
 
-def _source_rows(source: Any, rows_of: Callable[[str], int | None]) -> int:
+def _source_rows(recipe: Recipe, source: Any, rows_of: Callable[[str], int | None]) -> int:
     if source.count or source.limit:
         return source.count or source.limit
     if source.row_sources:
         parts = {part.row_source: part.used for name in TABLES for part in table(name).parts}
         return sum(parts.get(name, 0) for name in source.row_sources)
-    rows = _known_rows(source.data, rows_of)
+    rows = _rows(recipe, source.data, rows_of)
     return math.ceil(rows * (source.fraction or source.repeat or 1))
 
 
