@@ -87,7 +87,8 @@ $(VLLM)/.ready: pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM)/.ready
-	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py $(ARGS)
+	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py \
+		tests/cli/test_export.py $(ARGS)
 
 # TRL 1.12.0 is the last version with PPO.
 TRL := .venv-trl
