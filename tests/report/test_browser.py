@@ -136,16 +136,18 @@ def test_it_prints(browser, path):
 
 
 def test_a_page_of_100_000_instances_opens_within_two_seconds(browser, tmp_path):
-    """The least of three: how long a page takes is a property of the page, how busy the machine is not."""
-    path = write_page(made_up_run(tmp_path, 100_000)).as_uri()
+    """Until its list of answers stands; the least of three, as the machine may be busy. Every answer is there to search."""
+    path = write_page(made_up_run(tmp_path, 100_000, words=80)).as_uri()
     taken = []
     for _ in range(3):
         page = browser.new_page()
         page.set_default_timeout(120_000)
         began = time.monotonic()
-        page.goto(path)
+        page.goto(path, wait_until="commit")
         page.wait_for_selector("#list button")
         taken.append(time.monotonic() - began)
         assert page.locator("#found").inner_text() == "100,000 of 100,000 instances"
-        page.close()
+    page.fill("[name=text]", "SFT says 99999 ")
+    playwright.expect(page.locator("#found")).to_have_text("1 of 100,000 instances", timeout=120_000)
+    print(f"opened in {', '.join(f'{seconds:.2f}' for seconds in taken)} s")
     assert min(taken) <= OPENS_WITHIN, taken
