@@ -80,6 +80,7 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
 
     scores, answers = {}, {}
     for label, right in {"SFT": 2, "DPO": 3}.items():
+        opening = f"<|assistant|>\n{'One lamp after another. ' * 12}"
         answers[label] = [
             {
                 "task": "sums@test",

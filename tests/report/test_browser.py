@@ -136,7 +136,7 @@ def test_it_prints(browser, path):
 
 
 def test_a_page_of_100_000_instances_opens_within_two_seconds(browser, tmp_path):
-    """Until its list of answers stands; the least of three, as the machine may be busy. Every answer is there to search."""
+    """Until its list of answers stands; the least of three, as the machine may be busy. Every answer can be found."""
     path = write_page(made_up_run(tmp_path, 100_000, words=80)).as_uri()
     taken = []
     for _ in range(3):
