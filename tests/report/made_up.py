@@ -85,9 +85,7 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
             {
                 "task": "sums@test",
                 "id": str(number),
-                "prompt": f"<|user|>\n{SHARED}? ({number})\n<|assistant|>\n"
-                + "One lamp after another. " * 12
-                + prose(str(number)),
+                "prompt": f"<|user|>\n{SHARED}? ({number})\n{opening}{prose(str(number))}",
                 "response": f"{label} says {number} {HOSTILE}" + " and so on" * 20 + prose(f"{label} {number}"),
                 "outcome": "correct" if number % 4 < right else "wrong",
                 "score": float(number % 4 < right),
