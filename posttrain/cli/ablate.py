@@ -128,7 +128,7 @@ def markdown(title: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
         else:
             shown += ["", "", ""]
         lines.append(shown)
-    head = ["variant", "score", "by seed", "against", "difference", "by seed"]
+    head = ["variant", "score", "by seed", "against", "difference", "difference by seed"]
     named = list(dict.fromkeys(key for row in rows for key in row["besides"]))
     figures = [
         [row["variant"], *(f"{row['besides'][key]:.3g}" if key in row["besides"] else "" for key in named)]
