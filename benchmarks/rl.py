@@ -23,8 +23,9 @@ from statistics import median
 from typing import Any
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, WORDS = 192, 512, 6, 6, 1024  # 3M parameters, as the nano model
-END, MEAN_LENGTH, LIMIT, PROMPT = 1, 50, 128, 40
+END, MEAN_LENGTH, LIMIT, PROMPT, POSITIONS = 1, 50, 256, 40, 512
 PROMPTS, SAMPLES, STEPS = 8, 8, 3  # a step: 64 samples
+MICRO_BATCH = 1024
 ENGINE_REQUESTS = 96
 RATE, BETA = 1e-6, 0.05
 TARGETS = {
@@ -61,7 +62,7 @@ def write_inputs(folder: Path) -> None:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
-        max_position_embeddings=256,
+        max_position_embeddings=POSITIONS,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=END,
@@ -157,7 +158,7 @@ def local(folder: Path, repeats: int) -> dict[str, Any]:
 def vllm(folder: Path, repeats: int) -> dict[str, Any]:
     from posttrain.inference.vllm import VllmSampler
 
-    sampler = VllmSampler(folder / "model", context_length=256)
+    sampler = VllmSampler(folder / "model", context_length=POSITIONS)
     return timed(sampler, folder, repeats)
 
 
@@ -230,7 +231,7 @@ def stage(folder: Path, algorithm: str) -> dict[str, Any]:
             schedule="constant",
             beta=BETA if algorithm == "ppo" else 0.0,
             epochs=4 if algorithm == "ppo" else 1,
-            micro_batch_tokens=4096,
+            micro_batch_tokens=MICRO_BATCH,
             checkpoint_every=10**6,
         )
     )
