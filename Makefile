@@ -88,7 +88,8 @@ $(VLLM)/.ready: pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM)/.ready
-	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py $(ARGS)
+	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py \
+		tests/cli/test_export.py $(ARGS)
 
 # Preference data over HTTP: nano checkpoints behind `transformers serve` and vLLM, some ten minutes on two cores.
 preferences-http: $(READY) $(VLLM)/.ready
@@ -118,4 +119,4 @@ browser: $(READY)
 
 docs: $(READY)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c requirements.lock -r docs/requirements.txt
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

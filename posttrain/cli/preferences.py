@@ -158,7 +158,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from posttrain.artifacts.manifest import read_manifest
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
 
     manifest = read_manifest(Path(args.artifact))
 
