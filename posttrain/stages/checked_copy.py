@@ -1,5 +1,6 @@
 """Files of rows against the evaluations, outside of a recipe: a report, and a copy without what leaks."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,6 +60,7 @@ def checked_copy(
     of_suites, not_run = suite_items(suites, hub_mirror or {})
     index = EvaluationIndex({**of_suites, **(against or {})}, PROFILES[profile])
     rejects = Rejects(folder / "rejected.jsonl")
+    shutil.rmtree(folder / "rejected", ignore_errors=True)  # those of an earlier check by Ray
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
     if ray_workers:
         aside = folder / "rejected"
