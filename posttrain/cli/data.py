@@ -112,7 +112,10 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
     for pair in given:
         if "=" not in pair:
             raise PosttrainError(f"--{option} {pair}: write it as NAME=VALUE.")
-    return dict(pair.split("=", 1) for pair in given)
+    named = [pair.split("=", 1) for pair in given]
+    if len(dict(named)) < len(named):
+        raise PosttrainError(f"--{option} {' '.join(given)}: a name is given twice.")
+    return dict(named)
 
 
 def layout(args: argparse.Namespace):
@@ -159,7 +162,7 @@ def tokenizer(args: argparse.Namespace):
 def _mix(args: argparse.Namespace) -> int:
     import json
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.pipeline.runner import run_recipe
     from posttrain.recipe.load import load_recipe
@@ -215,8 +218,8 @@ def _expect(manifest: dict, expected: dict, name: str) -> None:
 def _stats(args: argparse.Namespace) -> int:
     from collections import Counter, defaultdict
 
+    from posttrain.cli.columns import table
     from posttrain.cli.data_view import clean
-    from posttrain.cli.plan import table
     from posttrain.data.readers import read_rows
     from posttrain.data.rejects import Rejects
     from posttrain.data.statistics import Statistics
@@ -248,7 +251,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _decontaminate(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.pipeline.progress import display
     from posttrain.stages.checked_copy import checked_copy

@@ -120,10 +120,7 @@ def _verifiable(columns: Columns, default_source: str) -> VerifiablePrompt:
     dataset, truth = _column(columns, "dataset"), _column(columns, "ground_truth")
     verifier = _verifiers(dataset)
     # A list under one verifier is that verifier's own label (the code verifier's asserts), not parallel labels.
-    try:
-        ground_truth = _labels(truth) if isinstance(verifier, tuple) else _label(truth)
-    except ValueError:
-        raise BadRow('column "ground_truth" holds a number that is not finite') from None
+    ground_truth = _labels(truth) if isinstance(verifier, tuple) else label_text(truth)
     if isinstance(verifier, tuple) and (isinstance(ground_truth, str) or len(ground_truth) != len(verifier)):
         found = f"{len(verifier)} verifiers"
         raise BadRow("dataset lists verifiers, ground_truth does not list as many labels", found=found)
@@ -176,12 +173,7 @@ def _messages(columns: Columns, name: str) -> tuple[Message, ...]:
 
 def _id(columns: Columns, **content: Any) -> str:
     given = columns.get("id")
-    if given is None:
-        return digest_json(content)[:16]
-    try:
-        return _label(given)
-    except ValueError:
-        raise BadRow('column "id" holds a number that is not finite') from None
+    return digest_json(content)[:16] if given is None else label_text(given, "id")
 
 
 def _source(columns: Columns, default: str) -> str:
@@ -202,14 +194,17 @@ def _verifiers(dataset: Any) -> str | tuple[str, ...]:
 
 
 def _labels(truth: Any) -> str | tuple[str, ...]:
-    return tuple(map(_label, truth)) if isinstance(truth, list | tuple) else _label(truth)
+    return tuple(map(label_text, truth)) if isinstance(truth, list | tuple) else label_text(truth)
 
 
-def _label(value: Any) -> str:
-    """A label is text; any other JSON value is kept as its compact JSON. NaN raises ValueError."""
+def label_text(value: Any, column: str = "ground_truth") -> str:
+    """A label is text; any other JSON value is kept as its compact JSON. NaN raises BadRow."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    except ValueError:
+        raise BadRow(f'column "{column}" holds a number that is not finite') from None
 
 
 def _as_tuple(value: Any) -> Any:
@@ -218,7 +213,7 @@ def _as_tuple(value: Any) -> Any:
 
 def _published(extra: Columns, name: str, current: Any, mapping: Callable[[Any], Any]) -> Any:
     """The column as it was published, unless the row's field has been changed since."""
-    if name in extra and current in (mapping(extra[name]), _label(extra[name])):
+    if name in extra and current in (mapping(extra[name]), label_text(extra[name])):
         return extra[name]
     return list(current) if isinstance(current, tuple) else current
 

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from posttrain.data.content import fingerprint
 from posttrain.data.rows import Row
@@ -53,20 +54,29 @@ def select(
     return sorted(keyed_order(ids, seed, f"select {source}")[:wanted])
 
 
-def without_duplicates(rows: Iterable[Row], seen: dict[str, str], source: str) -> tuple[list[int], Counter[str]]:
-    """The positions of the rows whose content is not in ``seen`` (fingerprint → source), to which they are added.
+@dataclass(frozen=True)
+class Fresh:
+    """Rows whose content is new: their positions, the fingerprints of their content, and by source, how many of the
+    others repeat a row of it."""
 
-    And by source, how many of the others repeat a row of it.
-    """
-    fresh, repeated = [], Counter[str]()
+    positions: list[int]
+    fingerprints: list[str]
+    copies_of: Counter[str]
+
+
+def without_duplicates(rows: Iterable[Row], used: Mapping[str, str], source: str) -> Fresh:
+    """The first of each content that is not in ``used`` (fingerprint → source)."""
+    positions, own, repeated = [], dict[str, None](), Counter[str]()
     for position, row in enumerate(rows):
         content = fingerprint(row)
-        if content in seen:
-            repeated[seen[content]] += 1
+        if content in used:
+            repeated[used[content]] += 1
+        elif content in own:
+            repeated[source] += 1
         else:
-            seen[content] = source
-            fresh.append(position)
-    return fresh, repeated
+            own[content] = None
+            positions.append(position)
+    return Fresh(positions, list(own), repeated)
 
 
 def unique_ids(ids: Iterable[str]) -> Iterator[str]:

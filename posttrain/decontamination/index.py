@@ -29,9 +29,9 @@ Evaluations = Mapping[str, Sequence[EvaluationItem]]
 class EvaluationIndex:
     """Looks up n-grams; P tokens (positions) in the texts, F fields, I items, G distinct n-grams that count.
 
-    ``items``: (task, item) by item number. ``weight_F``: the number of tokens that a field can have covered; a field
-    with none does not take part in its item's score. ``whole``, ``phrases``: the items that have no n-gram of their
-    own, by their tokens' bytes; ``phrases`` holds those of them that match inside a turn, too.
+    ``items``: (task, item) by item number. ``texts``: their fields, end to end. ``weight_F``: the number of tokens that
+    a field can have covered; a field with none does not take part in its item's score. ``whole``, ``phrases``: the
+    items that have no n-gram of their own, by their tokens' bytes; ``phrases`` holds those that match inside a turn.
     """
 
     def __init__(self, evaluations: Evaluations, profile: Profile):
@@ -40,7 +40,8 @@ class EvaluationIndex:
         self.items = [(task, item) for task, items in evaluations.items() for item in items]
         self.task_I = np.repeat(np.arange(len(self.tasks)), list(self.tasks.values()))
         self.item_F = np.repeat(np.arange(len(self.items)), [len(item.fields) for _, item in self.items])
-        self.stream = lay_out([text for _, item in self.items for text in item.fields], profile.splitting)
+        self.texts = [text for _, item in self.items for text in item.fields]
+        self.stream = lay_out(self.texts, profile.splitting)
         self.field_P = self.stream.text_T
         self.length_F, self.first_F = self.stream.count_X, self.stream.first_X
         self._number_texts()
@@ -113,6 +114,7 @@ class EvaluationIndex:
         else:
             coverable = covered_tokens(self.indexed_P, self.profile.ngram)
             self.weight_F = np.bincount(self.field_P[coverable], minlength=len(self.item_F))
+        self.largest_weight = int(self.weight_F.max(initial=1))
         self.fields_I = np.bincount(self.item_F[self.weight_F > 0], minlength=len(self.items))
         weight_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items))
         self.least_I = np.minimum(self.profile.least_covered, weight_I)

@@ -31,6 +31,7 @@ class Batch(Protocol):
 
 
 BATCH_CHARACTERS = 1 << 19
+ROW_CHARACTERS = 8  # what a row counts beside its text: rows without any must not pile up
 EXPANDED = 1 << 21  # (row, position) pairs that are held at once
 
 
@@ -91,9 +92,8 @@ def match_batch(index: EvaluationIndex, rows: Sequence[Sequence[str]], threshold
 
     equal = set()
     if index.whole:
-        first_X = np.cumsum(stream.count_X) - stream.count_X
         for x in np.flatnonzero(np.isin(stream.count_X, index.whole_counts)).tolist():
-            for item in index.whole.get(stream.sequence(first_X[x], stream.count_X[x]), ()):
+            for item in index.whole.get(stream.sequence(stream.first_X[x], stream.count_X[x]), ()):
                 equal.add((int(row_X[x]), item))
         count_R = np.bincount(row_T, minlength=len(rows))
         first_R = np.cumsum(count_R) - count_R
@@ -155,10 +155,15 @@ def _covered_part(
     items, row = items[first_of_item], row[first_of_item]
     coverage = coverage / index.fields_I[items]
     over = coverage > float(threshold)
-    one = np.flatnonzero(ends - first_of_item == 1)  # only one field of the item is touched: whole numbers tell
+    touched = ends - first_of_item
+    # Where only one field of an item is touched, whole numbers tell, unless they could be too great for 64 bits.
+    largest = threshold.denominator * index.largest_weight * int(index.fields_I.max(initial=1))
+    one = np.flatnonzero(touched == 1) if largest < 1 << 62 else np.zeros(0, dtype=np.int64)
     of_one, weight = covered[first_of_item[one]], index.weight_F[fields[first_of_item[one]]]
     over[one] = of_one * threshold.denominator > weight * index.fields_I[items[one]] * threshold.numerator
-    for i in np.flatnonzero((ends - first_of_item > 1) & (np.abs(coverage - float(threshold)) < 1e-9)):
+    near = np.abs(coverage - float(threshold)) < 1e-9
+    near[one] = False
+    for i in np.flatnonzero(near):
         part = slice(first_of_item[i], ends[i])
         exact = sum(map(Fraction, covered[part].tolist(), index.weight_F[fields[part]].tolist()))
         over[i] = exact / int(index.fields_I[items[i]]) > threshold
@@ -171,7 +176,7 @@ def _batches(rows: Iterable[TrainRow]) -> Iterator[list[TrainRow]]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += sum(map(len, row[1]))
+        size += ROW_CHARACTERS + sum(map(len, row[1]))
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

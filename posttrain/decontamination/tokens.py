@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 Splitting = Literal["published", "scripts"]
-"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own."""
+"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own, and
+these scripts' punctuation separates."""
 
 # The released analyzer splits on space , . ? ! : ; ( ) " - newline and backslash, and on nothing else.
 _SEPARATOR_BYTES = b' ,.?!:;()"-\n\\'
@@ -19,11 +20,18 @@ _SEPARATORS = r' ,.?!:;()"\-\n\\'
 # with the words since it has spaces.
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
+# Their punctuation, as the ASCII mark that does the same. Full-width Latin letters and digits are left as they are.
+_ASCII_MARKS: dict[int, str] = dict.fromkeys(
+    map(ord, "。．！？：；（）「」『』〈〉《》【】〔〕［］｛｝｡｢｣።۔।॥"), "."
+) | dict.fromkeys(map(ord, "、，・､･･／"), ",")
+_UNSPACED_SEPARATORS = re.escape("".join(map(chr, _ASCII_MARKS)))
+
 _PATTERNS: dict[Splitting, re.Pattern[str]] = {
     "published": re.compile(f"[^{_SEPARATORS}]+"),
-    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED}]+"),
+    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED_SEPARATORS}{_UNSPACED}]+"),
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_ANY = re.compile(f"[{_UNSPACED}{_UNSPACED_SEPARATORS}]")
 _SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
 _SPACE = ord(" ")
 _TO_SPACE = bytes(_SPACE if byte in _SEPARATOR_BYTES else byte for byte in range(256))
@@ -97,7 +105,7 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     """
     lower = [text.lower() for text in texts]
     if splitting == "scripts":
-        lower = [text if text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text) for text in lower]
+        lower = [text if text.isascii() or not _UNSPACED_ANY.search(text) else _spaced(text) for text in lower]
     encoded = [text.encode("utf-8", "surrogatepass") for text in lower]
     raw = b"\n".join([*encoded, b""])
     raw_C = np.frombuffer(raw.translate(_TO_SPACE), dtype=np.uint8)
@@ -112,6 +120,10 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     count_X = np.diff(border_X)
     text_T = np.repeat(np.arange(len(texts)), count_X)
     return TokenStream(bytes_C, begin_T, end_T, text_T, border_X[:-1], count_X, raw, raw_begin_X[:-1], raw_begin_T)
+
+
+def _spaced(text: str) -> str:
+    return _UNSPACED_CHARACTER.sub(r" \g<0> ", text.translate(_ASCII_MARKS))
 
 
 class Hashing:

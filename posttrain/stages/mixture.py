@@ -1,4 +1,5 @@
-"""Sources become one clean set: read, decontaminate, drop duplicates, take the amounts asked for, shuffle, write.
+"""Sources become one clean set: read, decontaminate, drop what an earlier source gave already, take the amount asked
+for, shuffle, write.
 
 Writes data.jsonl (published layout), mixture.json (the manifest: what came from where under which licence, what was
 left out and why, how long it is), decontamination.json (every source against every evaluation) and, if there are any,
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.hashing import digest_file
@@ -36,19 +37,21 @@ from posttrain.recipe.tables import licence_of
 from posttrain.stages.base import StageContext
 from posttrain.stages.suite_items import suite_items
 
-VERSION = 2
+VERSION = 3
 PAIRS_SHOWN = 50  # near duplicates in the manifest; all are counted
 
 
 @dataclass
 class Part:
-    """One source on its way: the rows that are left of it, and what became of the others."""
+    """One source on its way: the rows that are left of it, what became of the others, and the positions ``used``."""
 
     settings: Source
     source: LocalSource | HubSource
     rows: RowsOnDisk
     removed: dict[str, int]
     rejected_reasons: dict[str, int]
+    used: list[int] = field(default_factory=list)
+    requested: int = 0
     decontamination: str = "not checked: the recipe sets no decontamination"
     copies_of: Counter[str] = field(default_factory=Counter)
     near_copies_of: Counter[str] = field(default_factory=Counter)
@@ -56,6 +59,10 @@ class Part:
     def keep(self, positions: Iterable[int], reason: str) -> None:
         before, self.rows = len(self.rows), self.rows.kept(positions)
         self.removed[reason] = before - len(self.rows)
+
+    @property
+    def amount(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in ("fraction", "count", "repeat")}
 
     def licensed(self, row: Row) -> Row:
         """The row with its licence in a column of its own, where one is known."""
@@ -85,26 +92,23 @@ def mix(context: StageContext, folder: Path) -> dict[str, Any]:
         part = read_part(context, source, rejects, folder / f"{number}.jsonl")
         if check and index:
             reports.append(decontaminate_part(context, part, check, index))
-        fresh, part.copies_of = without_duplicates(part.rows, seen, part.source.name)
-        part.keep(fresh, "duplicate")
+        choose(part, seen, context.seed)
         parts.append(part)
     pairs = near_duplicates_of(context, parts) if settings.near_duplicates else None
 
     tokenizer = tokenizer_of(context, settings.statistics) if settings.statistics else None
     train_on = settings.statistics.train_on if settings.statistics else "all_assistant_turns"
-    places: list[tuple[Part, int]] = []
     accounts = []
     for part in parts:
-        amount = {name: getattr(part.settings, name) for name in ("fraction", "count", "repeat")}
-        wanted = requested(len(part.rows), **amount)
-        used = select(part.rows.ids, **amount, seed=context.seed, source=part.source.name)
-        if len(used) < wanted:
-            context.progress.note(f"{part.source.name}: {wanted} rows were asked for, {len(used)} are there")
-        counts = {"available": len(part.rows), "requested": wanted, "used": len(used)}
-        row_sources, licences, lengths = composition(part, used, Statistics(tokenizer, train_on))
+        counts = {"available": len(part.rows), "requested": part.requested, "used": len(part.used)}
+        if counts["used"] < counts["requested"]:
+            context.progress.note(
+                f"{part.source.name}: {part.requested} rows were asked for, {len(part.used)} are there"
+            )
+        row_sources, licences, lengths = composition(part, Statistics(tokenizer, train_on))
         told = {"licences": licences, "lengths": lengths}
-        accounts.append(account(part) | {"row_sources": row_sources} | amount | counts | told)
-        places += [(part, position) for position in used]
+        accounts.append(account(part) | {"row_sources": row_sources} | part.amount | counts | told)
+    places = [(part, position) for part in parts for position in part.used]
 
     if not places:
         left_out = "; ".join(f"{part.source.name}: removed {part.removed}" for part in parts)
@@ -188,14 +192,46 @@ def decontaminate_part(
     return source_report(name, report, decision, [rows.ids[n] for n in sorted(decision.dropped)])
 
 
+def choose(part: Part, seen: dict[str, str], seed: int) -> None:
+    """Takes the amount asked for of the rows whose content no earlier source gave; adds what is used to ``seen``."""
+    fresh = without_duplicates(part.rows, seen, part.source.name)
+    part.copies_of = fresh.copies_of
+    part.keep(fresh.positions, "duplicate")
+    part.requested = requested(len(part.rows), **part.amount)
+    part.used = select(part.rows.ids, **part.amount, seed=seed, source=part.source.name)
+    seen.update((fresh.fingerprints[position], part.source.name) for position in part.used)
+
+
+class Texts(Sequence[str]):
+    """The whole texts of rows that are read when they are asked for."""
+
+    def __init__(self, place: Sequence[tuple[Part, int]]):
+        self.place = place
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        part, position = self.place[number]
+        return whole_text(part.rows[position])
+
+
 def near_duplicates_of(context: StageContext, parts: Sequence[Part]) -> dict[str, Any]:
-    """What is found across all sources, for the manifest; with ``drop`` the later row of each pair is left out."""
-    place = [(part, position) for part in parts for position in range(len(part.rows))]
+    """What is found among the rows that are used, for the manifest; with ``drop`` the later row of each pair is left
+    out."""
+    place = [(part, position) for part in parts for position in dict.fromkeys(part.used)]
     context.progress.start("looking for near duplicates", len(place), "rows")
-    copies, shown = set(), []
-    for found in near_duplicates(whole_text(part.rows[position]) for part, position in place):
+    copies: set[tuple[int, int]] = set()
+    shown = []
+    for found in near_duplicates(Texts(place)):
         (part, position), (first_part, first) = place[found.row], place[found.original]
-        copies.add(found.row)
+        copies.add((id(part), position))
         part.near_copies_of[first_part.source.name] += 1
         if len(shown) < PAIRS_SHOWN:
             ids = {"id": part.rows.ids[position], "source": part.source.name, "like": first_part.rows.ids[first]}
@@ -203,11 +239,11 @@ def near_duplicates_of(context: StageContext, parts: Sequence[Part]) -> dict[str
     context.progress.advance(len(place))
     dropped = context.settings.near_duplicates == "drop"
     if dropped:
-        first = 0
         for part in parts:
-            kept = [position for position in range(len(part.rows)) if first + position not in copies]
-            first += len(part.rows)
+            kept = [position for position in range(len(part.rows)) if (id(part), position) not in copies]
+            number = {position: new for new, position in enumerate(kept)}
             part.keep(kept, "near_duplicate")
+            part.used = [number[position] for position in part.used if position in number]
     return {"found": len(copies), "dropped": dropped, "pairs": shown}
 
 
@@ -226,12 +262,10 @@ def account(part: Part) -> dict[str, Any]:
     }
 
 
-def composition(
-    part: Part, used: Sequence[int], lengths: Statistics
-) -> tuple[dict[str, int], dict[str, int], dict[str, Any]]:
+def composition(part: Part, lengths: Statistics) -> tuple[dict[str, int], dict[str, int], dict[str, Any]]:
     """Of the rows that are used: where they came from, under which licence, and how long they are."""
     row_sources, licences = Counter[str](), Counter[str]()
-    for position in used:
+    for position in part.used:
         row = part.licensed(part.rows[position])
         row_sources[row.source] += 1
         licences[row.extra.get("licence") or "unknown"] += 1

@@ -79,9 +79,11 @@ def test_only_the_first_of_equal_rows_stays_whatever_its_id_and_source():
     row = Conversation("a", ({"role": "assistant", "content": "x"},), "s")
     same = Conversation("b", ({"content": "x", "role": "assistant"},), "t", {"score": 1})
     other = Conversation("a", ({"role": "assistant", "content": "y"},), "s")
-    seen: dict[str, str] = {}
-    assert without_duplicates([row, same, other], seen, "first") == ([0, 2], {"first": 1})
-    assert without_duplicates([same], seen, "second") == ([], {"first": 1})
+    first = without_duplicates([row, same, other], {}, "first")
+    assert (first.positions, first.copies_of) == ([0, 2], {"first": 1})
+    second = without_duplicates([same, other], {first.fingerprints[0]: "first"}, "second")
+    assert (second.positions, second.copies_of) == ([1], {"first": 1})
+    assert second.fingerprints == first.fingerprints[1:]
 
 
 @pytest.mark.parametrize("available", [0, 1, 2, 7])
