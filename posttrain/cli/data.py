@@ -162,7 +162,7 @@ def tokenizer(args: argparse.Namespace):
 def _mix(args: argparse.Namespace) -> int:
     import json
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.pipeline.runner import run_recipe
     from posttrain.recipe.load import load_recipe
@@ -218,7 +218,7 @@ def _expect(manifest: dict, expected: dict, name: str) -> None:
 def _stats(args: argparse.Namespace) -> int:
     from collections import Counter, defaultdict
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.data.readers import read_rows
     from posttrain.data.statistics import Statistics
     from posttrain.recipe.tables import licence_of
@@ -246,7 +246,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _decontaminate(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.pipeline.progress import display
     from posttrain.stages.checked_copy import checked_copy
 

@@ -73,14 +73,13 @@ def test_records_keep_the_order_of_tasks_and_instances_and_name_what_was_shown(t
         assert record["protocol"] == record["task"]
 
 
-def test_a_killed_run_asks_only_its_open_blocks_and_ends_in_the_same_records(told, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("posttrain.evaluation.run.BLOCK", 8)
+def test_an_interrupted_run_asks_only_what_has_no_answer_and_ends_in_the_same_records(told, tokenizer, tmp_path):
     (tmp_path / "whole").mkdir()
     _, whole_scores, whole_records = ask(told, tokenizer, tmp_path / "whole", golds(NANO))
     with pytest.raises(KeyboardInterrupt):
         ask(told, tokenizer, tmp_path, golds(NANO), dies_after=10)
     resumed, scores, records = ask(told, tokenizer, tmp_path, golds(NANO))
-    assert len(resumed.asked) == 16  # of 24: the first block stands, the second was cut in two
+    assert len(resumed.asked) == 14  # of 24
     assert (scores, records) == (whole_scores, whole_records)
 
 
