@@ -1,7 +1,7 @@
 """Preference data over HTTP, end to end: nano checkpoints behind `transformers serve` and vLLM, two judges, DPO.
 
 The policy answers through `transformers serve`, the pool and the judge through vLLM, each a real server in a process
-of its own. The pairs are made twice: by the model's ratings of four aspects, and by the prompts' verifiers from the
+of its own. The pairs are made twice: by the model's ratings, and by the prompts' verifiers from the
 journals, which hold all answers. DPO trains on both. All is kept under ``--runs``; a second call asks nothing.
 """
 

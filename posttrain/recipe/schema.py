@@ -158,7 +158,7 @@ class Endpoint(Strict):
     concurrency: Count = 64
     seconds: Rate = 600.0  # for one attempt
     attempts: Count = 6
-    patience: Rate = 600.0  # seconds without any answer until the server counts as down
+    patience: Rate = 600.0  # seconds without any answer until the server counts as down; before its first: 60 at most
     structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"  # how JSON is asked for
     seeds: bool = True  # whether the server takes a seed
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
