@@ -103,7 +103,12 @@ def test_gold_solutions_score_one_and_empty_ones_zero(name, data_dir):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", ["math@paper", "math@minerva", "math@clean", "deepmind_math@paper", "bbh@clean", "mmlu@paper"]
+    "name",
+    [
+        *("math@paper", "math@minerva", "math@clean", "deepmind_math@paper", "deepmind_math@clean", "bbh@clean"),
+        *("mmlu@paper", "mmlu@clean", "agieval@clean", "drop@clean", "popqa@clean", "gsm8k@paper"),
+        *("humaneval@paper", "humaneval_plus@paper"),
+    ],
 )
 def test_every_gold_answer_scores_one(name, data_dir):
     task, instances = load(name, data_dir)
@@ -289,6 +294,9 @@ def test_minerva_reads_its_sentence_alone(data_dir):
     flex, same = load("math@paper", data_dir, 3)
     assert scores(flex, same, boxed) == [1.0] * 3
     assert math.minerva_sentence("none here") == ""
+    priced = "Final Answer: The final answer is ${}$. I hope it is correct."
+    assert math.minerva_sentence(priced.format(r"-\$0.50")) == "-0.50"
+    assert math.minerva_sentence(priced.format("90\nunits")) == ""  # it is read on one line
 
 
 @pytest.mark.parametrize(
