@@ -112,7 +112,10 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
     for pair in given:
         if "=" not in pair:
             raise PosttrainError(f"--{option} {pair}: write it as NAME=VALUE.")
-    return dict(pair.split("=", 1) for pair in given)
+    named = [pair.split("=", 1) for pair in given]
+    if len(dict(named)) < len(named):
+        raise PosttrainError(f"--{option} {' '.join(given)}: a name is given twice.")
+    return dict(named)
 
 
 def layout(args: argparse.Namespace):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from posttrain.cli.data import evaluations, layout, pairs, tokenizer
@@ -58,18 +59,22 @@ def show_matches(args: argparse.Namespace) -> int:
         for pair in evaluation["pairs"][: args.count]
     ]
     wanted = {pair["train_id"] for _, _, pair in found}
-    turns: dict[str, Sequence[str]] = {}
-    for file in args.files:
-        for row in read_rows(file, args.rows, layout=layout(args), rejected=Rejects(None)):
-            if row.id in wanted:
-                turns.setdefault(row.id, user_turns(row))
+    rows: dict[str, dict[int, Sequence[str]]] = defaultdict(dict)  # id → number → user turns
+    every = (
+        row for file in args.files for row in read_rows(file, args.rows, layout=layout(args), rejected=Rejects(None))
+    )
+    for number, row in enumerate(every):
+        if row.id in wanted:
+            rows[row.id][number] = user_turns(row)
     for source, evaluation, pair in found:
         task = evaluation["task"]
         print(
             f"{task} item {pair['item_id']}: {pair['coverage']:.0%} stands in row {clean(pair['train_id'])} of {source}"
         )
         _side("evaluation", texts.get((task, pair["item_id"])), pair["spans"]["item"])
-        _side("training", turns.get(pair["train_id"]), pair["spans"]["train"])
+        of_id = rows[pair["train_id"]]  # the number tells rows of one id apart; the only row may stand elsewhere
+        turns = of_id.get(pair["train_row"]) or (next(iter(of_id.values())) if len(of_id) == 1 else None)
+        _side("training", turns, pair["spans"]["train"])
         print()
     pair_count = sum(evaluation["pair_count"] for source in report["sources"] for evaluation in source["evaluations"])
     print(f"{len(found):,} of {pair_count:,} pairs shown.")

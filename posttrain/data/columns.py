@@ -120,7 +120,7 @@ def _verifiable(columns: Columns, default_source: str) -> VerifiablePrompt:
     dataset, truth = _column(columns, "dataset"), _column(columns, "ground_truth")
     verifier = _verifiers(dataset)
     # A list under one verifier is that verifier's own label (the code verifier's asserts), not parallel labels.
-    ground_truth = _labels(truth) if isinstance(verifier, tuple) else _label(truth)
+    ground_truth = _labels(truth) if isinstance(verifier, tuple) else label_text(truth)
     if isinstance(verifier, tuple) and (isinstance(ground_truth, str) or len(ground_truth) != len(verifier)):
         raise BadRow(f"dataset lists {len(verifier)} verifiers, ground_truth does not list as many labels")
     extra = _rest(columns, _VERIFIABLE)
@@ -175,7 +175,7 @@ def _id(columns: Columns, content: tuple[str, ...]) -> str:
     given = columns.get("id")
     if given is None:
         return digest_json({name: columns[name] for name in content})[:16]
-    return given if isinstance(given, str) else _label(given)
+    return given if isinstance(given, str) else label_text(given)
 
 
 def _source(columns: Columns, default: str) -> str:
@@ -196,10 +196,10 @@ def _verifiers(dataset: Any) -> str | tuple[str, ...]:
 
 
 def _labels(truth: Any) -> str | tuple[str, ...]:
-    return tuple(map(_label, truth)) if isinstance(truth, list | tuple) else _label(truth)
+    return tuple(map(label_text, truth)) if isinstance(truth, list | tuple) else label_text(truth)
 
 
-def _label(value: Any) -> str:
+def label_text(value: Any) -> str:
     """A label is text; any other JSON value is kept as its compact JSON."""
     return (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
@@ -212,7 +212,7 @@ def _as_tuple(value: Any) -> Any:
 
 def _published(extra: Columns, name: str, current: Any, mapping: Callable[[Any], Any]) -> Any:
     """The column as it was published, unless the row's field has been changed since."""
-    if name in extra and current in (mapping(extra[name]), _label(extra[name])):
+    if name in extra and current in (mapping(extra[name]), label_text(extra[name])):
         return extra[name]
     return list(current) if isinstance(current, tuple) else current
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,13 @@ class TokenizedPair:
 
     def __len__(self) -> int:
         return max(len(self.chosen), len(self.rejected))
+
+    @cached_property
+    def shared_tokens(self) -> int:
+        """How many tokens both sides begin with."""
+        both = min(len(self.chosen), len(self.rejected))
+        differ = self.chosen.input_ids[:both] != self.rejected.input_ids[:both]
+        return int(differ.argmax()) if differ.any() else both
 
     @property
     def trained_tokens(self) -> int:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.errors import PosttrainError
 from posttrain.inference.attention import decoding
 from posttrain.inference.cache import SlotCache
+from posttrain.inference.decoder import WrittenOutDecoder, can_write_out
 from posttrain.inference.draw import draw_tokens
 from posttrain.inference.prefixes import Beginnings, shared_prefixes
 from posttrain.inference.protocols import Sample, SampleRequest
@@ -115,6 +116,8 @@ class LocalSampler:
         running, cache = Slots(slots), SlotCache(slots)
         beginnings = Beginnings(begins)
         stop_strings = StopStrings(self._tokenizer)
+        written_out = self._cpu_attention and can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
+        decoder = WrittenOutDecoder(self.model, self.context_length) if written_out else None
         holder: dict[tuple[int, ...], int] = {}  # prompt → a slot whose cache still begins with it
         holes: list[int] = []  # slots among the running ones whose completion has ended
         more = True
@@ -132,7 +135,7 @@ class LocalSampler:
                     holes = []
                 if running.count == 0:
                     return
-                stopped_B, full_B = running.record(*self._step(running, cache))
+                stopped_B, full_B = running.record(*self._step(running, cache, decoder))
                 stop_strings.mark(running, stopped_B)
                 for slot in np.flatnonzero(stopped_B | full_B).tolist():
                     holes.append(slot)
@@ -209,12 +212,14 @@ class LocalSampler:
         ).last_hidden_state
 
     @torch.no_grad()
-    def _step(self, running: Slots, cache: SlotCache) -> tuple[np.ndarray, np.ndarray]:
+    def _step(
+        self, running: Slots, cache: SlotCache, decoder: WrittenOutDecoder | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Feeds one token of every running row and draws the next: token ids [B] and log-probabilities [B]."""
         count = running.count
         position_B = torch.from_numpy(running.cached[:count]).to(self.device)
         longest = int(running.cached[:count].max()) + 1
-        hidden_BD = self._decode(running, position_B, cache.decode(position_B, longest), cache)
+        hidden_BD = self._decode(running, position_B, cache.decode(position_B, longest), cache, decoder)
         logits_BV = self._logits(hidden_BD)
         token_B, logprob_B = draw_tokens(
             logits_BV,
@@ -235,11 +240,20 @@ class LocalSampler:
         with full_precision(self.device.type):
             return self._head(hidden_ND.to(self._head.weight.dtype)).float()
 
-    def _decode(self, running: Slots, position_B: torch.Tensor, attended: int, cache: SlotCache) -> torch.Tensor:
+    def _decode(
+        self,
+        running: Slots,
+        position_B: torch.Tensor,
+        attended: int,
+        cache: SlotCache,
+        decoder: WrittenOutDecoder | None,
+    ) -> torch.Tensor:
         token_B = torch.from_numpy(running.following[: running.count]).to(self.device)
         hidden_behind_BL = torch.arange(attended, device=self.device) > position_B[:, None]
         mask_BL = torch.zeros(hidden_behind_BL.shape, dtype=self.model.dtype, device=self.device)
         mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
+        if decoder is not None:
+            return decoder.step(token_B, position_B, mask_BL, cache)
         with decoding(self.model.config, self._cpu_attention and self.device.type == "cpu"):
             return self._backbone(
                 input_ids=token_B[:, None],

@@ -1,9 +1,9 @@
 """How values cross between the candidate's process and the checker's: a closed, typed encoding, and a framed channel.
 
-None, bool, int, float (nan and infinities too), complex, str, bytes, list, tuple, set and dict cross by value, and
-these types themselves by name. Subclasses cross as what they derive from, numpy scalars as Python's. Anything else
-stays where it is and crosses as a numbered reference. Never pickle: decoding builds nothing but these and runs no code
-of the other side.
+None, bool, int, float (nan and infinities too), complex, str, bytes, list, tuple, set, dict and slice cross by value,
+and these types themselves (but slice) by name. Subclasses cross as what they derive from, numpy scalars as Python's.
+Anything else stays where it is and crosses as a numbered reference. Never pickle: decoding builds nothing but these and
+runs no code of the other side.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def encode(value: Any, refer: Refer) -> Any:
         return {"s": [encode(item, refer) for item in value]}
     if isinstance(value, dict):
         return {"d": [[encode(key, refer), encode(item, refer)] for key, item in dict.items(value)]}
+    if isinstance(value, slice):
+        return {"r": [encode(part, refer) for part in (value.start, value.stop, value.step)]}
     if any(value is kind for kind in _TYPES.values()):
         return {"k": value.__name__}
     return {"o": refer(value)}
@@ -108,6 +110,9 @@ def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
             return {decode(item, dereference) for item in content}
         case "d":
             return {decode(key, dereference): decode(item, dereference) for key, item in content}
+        case "r":
+            start, stop, step = (decode(part, dereference) for part in content)
+            return slice(start, stop, step)
         case "k" if isinstance(content, str) and content in _TYPES:
             return _TYPES[content]
         case "o" if type(content) is int:

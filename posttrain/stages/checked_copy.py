@@ -18,6 +18,7 @@ from posttrain.decontamination.index import EvaluationIndex, Evaluations
 from posttrain.decontamination.profiles import PROFILES, ProfileName
 from posttrain.decontamination.ray_data import match_files
 from posttrain.decontamination.report import Decision, DecontaminationReport, Policy, decide, find_overlaps, report_on
+from posttrain.errors import PosttrainError
 from posttrain.stages.fresh_report import REPORT
 from posttrain.stages.suite_items import suite_items
 
@@ -57,6 +58,8 @@ def checked_copy(
     read twice and never held. ``ray_workers``: of the Ray cluster that is at hand, instead of ``processes``.
     """
     of_suites, not_run = suite_items(suites, hub_mirror or {})
+    if taken := sorted(set(of_suites) & set(against or ())):
+        raise PosttrainError(f"{', '.join(taken)} of the suites would be replaced by `against`. Give it another name.")
     index = EvaluationIndex({**of_suites, **(against or {})}, PROFILES[profile])
     rejects = Rejects(folder / "rejected.jsonl")
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
@@ -84,12 +87,13 @@ def checked_copy(
     made_for = {
         "data_sha256": digest_file(folder / "data.jsonl"),
         "evaluations_sha256": digest_of(of_suites),
+        "against_sha256": digest_of(against) if against else None,
         "suites": list(suites),
         "made_of": [{"file": file.name, "sha256": digest_file(file)} for file in files],
     }
     entry = source_report(name, report, decision, dropped_ids)
     write_json(folder / REPORT, made_for | {"not_run": not_run, "sources": [entry]})
-    write_text(folder / "README.md", card(name, report, decision))
+    write_text(folder / "README.md", card(name, report, decision, not_run))
     return CheckedCopy(report, decision, not_run, again.count, folder)
 
 
