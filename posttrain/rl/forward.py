@@ -1,7 +1,9 @@
 """The learner's forward passes over a rollout, in micro-batches that read a prompt once where that pays."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,13 @@ from transformers import PreTrainedModel
 from posttrain.data.batches import micro_batches
 from posttrain.models.backbone import hidden_states
 from posttrain.models.heads import TokenScorer
+from posttrain.models.ranks import rank, world_size
 from posttrain.rl.packing import Packing, pack, packed_length, siblings_of
 from posttrain.rl.rollouts import Rollout
 from posttrain.training.logprobs import output_head, response_logprobs, token_logprobs
+from posttrain.training.sharding import in_forward, summed_over_ranks
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,13 @@ class Part:
     """Some rows of a rollout: ``rows_b`` their numbers, ``length`` the tokens of the longest.
 
     ``packing``: how samples of one prompt share its tokens; None where every row goes through the model by itself.
+    ``filler``: it is another rank's, and goes through the model here only because ranks gather weights together.
     """
 
     rows_b: torch.Tensor
     length: int
     packing: Packing | None = None
+    filler: bool = False
 
     def of(self, x_BT: torch.Tensor) -> torch.Tensor:
         """These rows of a rollout's tensor, [b, length + 1]: the free column stays."""
@@ -49,6 +57,18 @@ def parts(rollout: Rollout, rows: Sequence[int], max_padded_tokens: int, pairs_p
     return found
 
 
+def with_fillers(all_parts: Iterable[Part]) -> list[Part]:
+    """The parts, and as many fillers behind them that every rank has the same number; of one process none."""
+    found = list(all_parts)
+    missing = -len(found) % world_size()
+    return found + [replace(part, filler=True) for part in found[:1]] * missing
+
+
+def own_share(of_parts: Sequence[Item]) -> Sequence[Item]:
+    """This rank's: every ``world_size``-th, as neighbours are of one length."""
+    return of_parts[rank() :: world_size()]
+
+
 def policy_logprobs(model: PreTrainedModel, rollout: Rollout, part: Part, temperature: float) -> torch.Tensor:
     """Log-probability of every response token at the sampler's temperature, [b, length + 1]; 0 off the responses.
 
@@ -60,7 +80,13 @@ def policy_logprobs(model: PreTrainedModel, rollout: Rollout, part: Part, temper
         input_ids_bt = part.of(rollout.input_ids_BT)[:, : part.length]
         logp_bt = response_logprobs(model, input_ids_bt, None, response_bT[:, : part.length], temperature=temperature)
         return F.pad(logp_bt, (0, 1))
-    packing = part.packing
+    return in_forward(model, partial(_packed_logprobs, model, rollout, part, part.packing, temperature))
+
+
+def _packed_logprobs(
+    model: PreTrainedModel, rollout: Rollout, part: Part, packing: Packing, temperature: float
+) -> torch.Tensor:
+    response_bT = part.of(rollout.response_BT)
     bias, positions_ST = packing.attention_bias(forward_dtype(model)), packing.position_ids_ST
     hidden_STD = hidden_states(model.base_model, packing.input_ids_ST, bias, positions_ST)
     # The state before a response's first token is the prompt's last, which all samples of the prompt read.
@@ -95,8 +121,10 @@ def forward_dtype(model: torch.nn.Module) -> torch.dtype:
 
 @torch.no_grad()
 def over_rollout(forward: Callable[[Part], torch.Tensor], rollout: Rollout, all_parts: Iterable[Part]) -> torch.Tensor:
-    """``forward`` of every part put back in its place, [B, T] in float32, without gradients."""
+    """``forward`` of every part put back in its place, [B, T] in float32, without gradients. Ranks share the parts."""
     whole_BT = torch.zeros_like(rollout.sampler_logp_BT)
-    for part in all_parts:
-        whole_BT[part.rows_b, : part.length + 1] = forward(part).float()
-    return whole_BT
+    for part in own_share(with_fillers(all_parts)):
+        found_bT = forward(part).float()
+        if not part.filler:
+            whole_BT[part.rows_b, : part.length + 1] = found_bT
+    return torch.as_tensor(summed_over_ranks({"whole": whole_BT})["whole"]).float()

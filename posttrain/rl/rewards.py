@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.models.ranks import shared_out
 from posttrain.rl.rollouts import Rollout
 from posttrain.rl.seeds import derived_seed
 from posttrain.verifiers.pool import VerifierPool
@@ -14,7 +15,10 @@ from posttrain.verifiers.verdict import Outcome, Verdict
 def verify_rollout(
     pool: VerifierPool, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Verdict, ...]]:
-    """The verdicts of each sample, one for each check of its row. Verifiers read the text that evaluation reads."""
+    """The verdicts of each sample, one for each check of its row. Verifiers read the text that evaluation reads.
+
+    Ranks verify a share each.
+    """
     texts = tokenizer.batch_decode(
         [list(response) for response in rollout.responses],
         skip_special_tokens=True,
@@ -23,7 +27,7 @@ def verify_rollout(
     items = [
         (verifier, text, label) for row, text in zip(rollout.rows, texts, strict=True) for verifier, label in row.checks
     ]
-    verdicts = iter(pool.verify(items))
+    verdicts = iter(shared_out(items, pool.verify))
     return [tuple(next(verdicts) for _ in row.checks) for row in rollout.rows]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
 from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, save_model
+from posttrain.models.ranks import rank, world_size
 from posttrain.rl.alarm import OveroptimisationAlarm, too_many_errors
-from posttrain.rl.engines import OwnProcess, RolloutSource, build_engine
+from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine
 from posttrain.rl.figures import first_and_last, rollout_figures
 from posttrain.rl.fleet import Fleet
 from posttrain.rl.forward import over_rollout, parts, state_values
@@ -36,10 +38,12 @@ from posttrain.training.interrupt import deferred_sigterm
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.optimizer import build_adamw
 from posttrain.training.precision import forward_precision
+from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Verdict
 
 VERSION = 2
+RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync
 
@@ -61,9 +65,14 @@ def run(context: StageContext) -> dict[str, Any]:
 
     resumed = load_latest(context.checkpoints, modules=trained, optimizers=optimizers)
     done, state = resumed or (0, {"trained_tokens": 0, "verifier_errors": 0, "probes_over": 0})
-    log = MetricsLog(context.checkpoints / "metrics.jsonl", done)
+    log = MetricsLog(context.checkpoints / "metrics.jsonl", done) if rank() == 0 else None
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
-    sampler = LocalSampler(models["policy"], pad_token_id=tokenizer.pad_token_id, weight_version=done)
+    sampler: LocalSampler | EveryRank  # of the held-out prompts
+    if world_size() == 1:
+        sampler = LocalSampler(models["policy"], pad_token_id=tokenizer.pad_token_id, weight_version=done)
+    else:
+        folder = engine_folder(context, models["policy"], tokenizer)
+        sampler = EveryRank(build_engine(settings.engine, folder, context.device, settings.dtype, done))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))
 
     context.progress.start("RLVR", settings.steps, "steps", done=done)
@@ -108,8 +117,9 @@ def run(context: StageContext) -> dict[str, Any]:
             if settings.keep == "best" and alarm.best is alarm.looks[-1]:
                 part, whole = context.checkpoints / f"best-{step}.part", context.checkpoints / f"best-{step}"
                 save_model(models["policy"], tokenizer, part)
-                shutil.rmtree(whole, ignore_errors=True)  # a look made again after a restart
-                part.rename(whole)
+                if rank() == 0:
+                    shutil.rmtree(whole, ignore_errors=True)  # a look made again after a restart
+                    part.rename(whole)
 
         for step in range(done, settings.steps):
             if heldout and step % settings.heldout_every == 0:
@@ -155,29 +165,35 @@ def run(context: StageContext) -> dict[str, Any]:
                 state["alarm"] = alarm.state()
             seconds = {"generate": generated - started, "verify": verified - generated, "learn": learned - verified}
             seconds["sync"] = synced - learned
-            log.append(step + 1, **figures, trained_tokens=state["trained_tokens"], seconds=seconds)
+            if log:
+                log.append(step + 1, **figures, trained_tokens=state["trained_tokens"], seconds=seconds)
             watch.observe(figures.get("logp_gap", 0.0))  # no probe while the value model warms up alone
-            if (step + 1) % settings.checkpoint_every == 0 or watch.exhausted or sigterm.asked:
+            ends = on_any_rank(sigterm.asked)
+            if (step + 1) % settings.checkpoint_every == 0 or watch.exhausted or ends:
                 state["probes_over"] = 0 if watch.exhausted else watch.over  # a restart gets three probes again
                 save_checkpoint(context.checkpoints, step + 1, modules=trained, optimizers=optimizers, extra=state)
                 for folder in context.checkpoints.glob("best-*"):  # a restart asks for the best one before it
+                    if rank() > 0:
+                        break
                     if alarm.best is None or folder.name != f"best-{alarm.best.step}":
                         shutil.rmtree(folder)
             if watch.exhausted:
                 raise watch.error(figures["logp_gap"], context.checkpoints)
-            if sigterm.asked:
+            if ends:
                 sigterm.pass_on()
             context.progress.advance(1, score=figures["score"], correct=figures["correct_rate"])
         if heldout:
             look(settings.steps)
-    log.close()
-
     if settings.keep == "best" and alarm.best is not None:
-        shutil.copytree(context.checkpoints / f"best-{alarm.best.step}", context.output, dirs_exist_ok=True)
+        if rank() == 0:
+            shutil.copytree(context.checkpoints / f"best-{alarm.best.step}", context.output, dirs_exist_ok=True)
     else:
         save_model(models["policy"], tokenizer, context.output)
     if "value" in models:
         save_scorer(models["value"], tokenizer, context.output / "value_model")
+    if log is None:  # the first rank alone tells
+        return {}
+    log.close()
     write_bytes(context.output / "metrics.jsonl", log.path.read_bytes())
     curve = [row for _, row in read_jsonl(log.path)]
     totals = {name: state[name] for name in ("trained_tokens", "verifier_errors", "verifier_alarms") if name in state}
@@ -197,18 +213,16 @@ def rollout_source(
     plan: RolloutPlan,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sampler: LocalSampler,
+    sampler: LocalSampler | EveryRank,
     done: int,
 ) -> RolloutSource:
-    """The learner's own module, an engine beside it, or Ray actors that draw ahead."""
+    """The learner's own module, an engine beside it (in each rank, if there are several), or Ray actors."""
     settings = context.settings
+    if isinstance(sampler, EveryRank):
+        return OwnProcess(sampler, plan, context.device, settings.dtype, done, policy)
     if settings.engine == "local" and settings.rollout_actors == 0:
         return OwnProcess(sampler, plan, context.device, settings.dtype, done)
-    folder = context.checkpoints / "engine"  # the policy with its tokens, for processes that begin with a model folder
-    if not folder.exists():
-        part = context.checkpoints / "engine.part"
-        save_model(policy, tokenizer, part)
-        part.rename(folder)
+    folder = engine_folder(context, policy, tokenizer)
     build = partial(build_engine, settings.engine, folder, dtype=settings.dtype, version=done)
     if settings.rollout_actors == 0:
         return OwnProcess(build(context.device), plan, context.device, settings.dtype, done, policy)
@@ -229,6 +243,20 @@ def rollout_source(
         gpus_per_actor=settings.gpus_per_actor,
         note=context.progress.note,
     )
+
+
+def engine_folder(context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The policy with its tokens, for engines that begin with a model folder."""
+    folder = context.checkpoints / "engine"
+    there = folder.exists()
+    wait_for_ranks()  # all have looked
+    if not there:
+        part = context.checkpoints / "engine.part"
+        save_model(policy, tokenizer, part)
+        if rank() == 0:
+            part.rename(folder)
+        wait_for_ranks()
+    return folder
 
 
 def reward_scores(context: StageContext, models: Models, rollout: Rollout) -> torch.Tensor | float:

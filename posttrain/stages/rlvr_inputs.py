@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +17,27 @@ from posttrain.data.sources import HubSource, LocalSource, find_source
 from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer, load_scorer
 from posttrain.models.load import fit_vocabulary, load_policy, load_tokenizer
+from posttrain.models.ranks import world_size
 from posttrain.rl.buffer import Prompt, admit_prompts
 from posttrain.sandbox.sandbox import Sandbox
 from posttrain.stages.base import StageContext
+from posttrain.training.build import sharded_judge, trained_policy
 from posttrain.verifiers.registry import check_names, run_programs
+
+
+@dataclass(frozen=True)
+class OverRanks:
+    """How a model is spread over ranks here: FSDP2 and no more."""
+
+    rope_positions: int | None
+    dtype: str
+    attention: str = "sdpa"
+    lora: None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
+    replicas: int = 1
+    cpu_offload: bool = False
+
 
 Models = dict[str, Any]  # "policy"; "value" in PPO; frozen: "reference" when beta > 0, "reward" when asked for
 TRAINED = ("policy", "value")
@@ -65,6 +84,8 @@ def load_models(context: StageContext) -> tuple[PreTrainedTokenizerBase, Models]
     path = context.resolve(settings.model)
     options: dict[str, Any] = {"device": context.device, "rope_positions": settings.rope_positions}
     tokenizer = prepare_tokenizer(load_tokenizer(path), settings.chat_template)
+    if world_size() > 1:
+        return tokenizer, load_over_ranks(context, tokenizer)
     models: Models = {"policy": load_policy(path, **options)}
     fit_vocabulary(models["policy"], tokenizer)
     if settings.beta > 0:
@@ -76,6 +97,34 @@ def load_models(context: StageContext) -> tuple[PreTrainedTokenizerBase, Models]
     if settings.reward_model is not None:
         models["reward"] = load_judge(context, "reward_model", tokenizer, **options).requires_grad_(False)
     return tokenizer, models
+
+
+def load_over_ranks(context: StageContext, tokenizer: PreTrainedTokenizerBase) -> Models:
+    """The same, all of them sharded."""
+    settings, device = context.settings, context.device
+    if settings.value_initialisation == "random":
+        raise PosttrainError(
+            "value_initialisation: random works in a single process; start this stage without torchrun"
+        )
+    if settings.rollout_actors > 0:
+        raise PosttrainError(
+            "rollout_actors need a learner of one process; under torchrun every rank draws its share: set "
+            "rollout_actors and staleness to 0, or start this stage without torchrun"
+        )
+    how, path = OverRanks(settings.rope_positions, settings.dtype), context.resolve(settings.model)
+
+    def judge(setting: str) -> TokenScorer:
+        folder = judge_folder(context, setting, tokenizer)
+        return sharded_judge(folder, tokenizer, how, device)
+
+    models: Models = {"policy": trained_policy(path, tokenizer, how, device)}
+    if settings.beta > 0:
+        models["reference"] = trained_policy(path, tokenizer, how, device).requires_grad_(False)
+    if settings.algorithm == "ppo":
+        models["value"] = judge("value_model")
+    if settings.reward_model is not None:
+        models["reward"] = judge("reward_model").requires_grad_(False)
+    return models
 
 
 def check_verifiers(context: StageContext, prompts: Sequence[Prompt]) -> None:
@@ -92,15 +141,19 @@ def check_verifiers(context: StageContext, prompts: Sequence[Prompt]) -> None:
 
 def load_judge(context: StageContext, setting: str, tokenizer: PreTrainedTokenizerBase, **options: Any) -> TokenScorer:
     """The scorer that ``setting`` names, if it reads the policy's token ids."""
+    scorer = load_scorer(judge_folder(context, setting, tokenizer), **options)
+    fit_vocabulary(scorer.classifier, tokenizer)
+    return scorer
+
+
+def judge_folder(context: StageContext, setting: str, tokenizer: PreTrainedTokenizerBase) -> Path:
     path = context.resolve(getattr(context.settings, setting))
     if not load_tokenizer(path).get_vocab().items() <= tokenizer.get_vocab().items():
         raise PosttrainError(
             f"stage {context.name}: {setting} {path} reads other token ids than the policy; take a reward model that "
             "was trained from the same family"
         )
-    scorer = load_scorer(path, **options)
-    fit_vocabulary(scorer.classifier, tokenizer)
-    return scorer
+    return path
 
 
 def load_heldout(

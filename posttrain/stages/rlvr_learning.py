@@ -1,7 +1,7 @@
 """What RLVR does with a verified batch: fixed targets first, then several passes over it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from posttrain.errors import PosttrainError
+from posttrain.models.ranks import world_size
 from posttrain.rl.experience import (
     Experience,
     grpo_experience,
@@ -18,7 +19,15 @@ from posttrain.rl.experience import (
     rloo_experience,
 )
 from posttrain.rl.figures import UpdateFigures
-from posttrain.rl.forward import Part, over_rollout, parts, policy_logprobs, state_values
+from posttrain.rl.forward import (
+    Part,
+    over_rollout,
+    own_share,
+    parts,
+    policy_logprobs,
+    state_values,
+    with_fillers,
+)
 from posttrain.rl.grpo import grpo_loss
 from posttrain.rl.importance import truncated_weights
 from posttrain.rl.online_dpo import pair_loss
@@ -118,12 +127,12 @@ def learn_pairs(
             chosen_P, rejected_P = (side_P[here_P] for side_P in experience.pairs)
             loss, derivative_B = pair_loss(logp_B, ref_logp_B, chosen_P, rejected_P, settings.beta)
             figures.pairs(loss, chosen_P.numel())
-            for part in split:
+            for part in own_share(with_fillers(split)):
                 with forward_precision(context.device, settings.dtype):
                     logp_bT = policy_logprobs(models["policy"], rollout, part, settings.temperature)
-                pull = (derivative_B[part.rows_b] * logp_bT.sum(1)).sum()
-                scaled_loss(pull, chosen_P.numel()).backward()
-                if epoch == 0 and not figures.probed:  # still the weights that sampled
+                pull = (derivative_B[part.rows_b] * logp_bT.sum(1)).sum() * (not part.filler)
+                scaled_loss(pull, chosen_P.numel(), world_size()).backward()
+                if epoch == 0 and not figures.probed and not part.filler:  # still the weights that sampled
                     figures.gap(logp_bT, part.of(rollout.sampler_logp_BT), part.of(rollout.response_BT))
             if split:
                 figures.gradient_norm("policy", update("policy", context, models, optimizers, step))
@@ -147,10 +156,14 @@ def learn(
     # As published, minibatches mix samples of all prompts; here those of a prompt stay together.
     groups_B = torch.arange(len(rollout.rows)) if tulu3 else rollout.group_B
 
-    def divided(split: list[Part], weights_BT: torch.Tensor) -> Iterator[tuple[Part, torch.Tensor, float]]:
+    def divided(split: list[Part], weights_BT: torch.Tensor) -> Sequence[tuple[Part, torch.Tensor, float]]:
+        """This rank's parts of a minibatch, their weights, and what their losses are divided by on any rank."""
         weights = [part.of(weights_BT) for part in split]
         divisors = loss_divisors([float(weights_bT.sum()) for weights_bT in weights], mean_of_means=tulu3)
-        return zip(split, weights, divisors, strict=True)
+        whole = with_fillers(split)
+        weights += [torch.zeros_like(weights[0])] * (len(whole) - len(split))
+        divisors += [1.0] * (len(whole) - len(split))
+        return own_share(list(zip(whole, weights, divisors, strict=True)))
 
     for epoch in range(settings.epochs):
         order_seed = derived_seed(context.seed, "minibatches", step, epoch)
@@ -171,9 +184,9 @@ def learn(
                         beta=settings.beta,
                         estimator="k3" if tulu3 else "k2",
                     )
-                    scaled_loss(loss, divisor).backward()
+                    scaled_loss(loss, divisor, world_size()).backward()
                     figures.policy(loss, statistics, weights_bT)
-                    if epoch == 0 and number == 0:  # still the weights that sampled
+                    if epoch == 0 and number == 0 and not part.filler:  # still the weights that sampled
                         figures.gap(logp_bT, part.of(rollout.sampler_logp_BT), part.of(rollout.response_BT))
                 figures.gradient_norm("policy", update("policy", context, models, optimizers, step))
             if "value" in models:
@@ -187,7 +200,7 @@ def learn(
                         weights_bT,
                         settings.value_clip_range,
                     )
-                    scaled_loss(settings.value_coefficient * loss, divisor).backward()
+                    scaled_loss(settings.value_coefficient * loss, divisor, world_size()).backward()
                     figures.value(loss, weights_bT)
                 figures.gradient_norm("value", update("value", context, models, optimizers, step))
     return figures.means()

@@ -11,7 +11,12 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor, distribute_tensor, empty
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from posttrain.errors import PosttrainError
 from posttrain.models.fused import fuse
@@ -91,6 +96,22 @@ def trained_scorer(
     weights = {name.removeprefix("classifier."): weight for name, weight in scorer.named_parameters()}
     _overwrite(weights.pop("score.weight"), fresh_head(scorer.score.weight.shape, seed))
     read_slices(weights, folder)
+    return scorer
+
+
+def sharded_judge(
+    folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings, device: str
+) -> TokenScorer:
+    """The scorer saved in ``folder``, fitted to ``tokenizer``, spread over the ranks."""
+    config = load_config(folder, settings.rope_positions)
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    scorer = TokenScorer(without_dropout(classifier)).eval()
+    fit_vocabulary(scorer.classifier, tokenizer)
+    _materialise(scorer, scorer.classifier, settings, device)
+    read_slices({name.removeprefix("classifier."): weight for name, weight in scorer.named_parameters()}, folder)
     return scorer
 
 

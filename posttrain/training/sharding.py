@@ -1,6 +1,6 @@
 """Data parallelism by FSDP2: the plan that spreads a model over ranks, and where a loss meets its denominator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MethodType
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from posttrain.models.heads import TokenScorer
@@ -93,6 +94,20 @@ def summed_over_ranks(figures: Mapping[str, torch.Tensor | float]) -> Mapping[st
     total = torch.stack(parts)
     dist.all_reduce(total)
     return dict(zip(figures, total.unbind(), strict=True))
+
+
+def largest_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The largest of what the ranks bring; ``value`` is overwritten by it."""
+    if world_size() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters by name, each gathered when its turn comes: every rank must go through them all."""
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach()
+        yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def wait_for_ranks() -> None:

@@ -44,7 +44,10 @@ def prompts(tokenizer):
 
 
 def greedy_here(folder, prompts, eos):
-    sampler = LocalSampler(load_policy(folder), pad_token_id=0, slots=2)
+    return greedy(LocalSampler(load_policy(folder), pad_token_id=0, slots=2), prompts, eos)
+
+
+def greedy(sampler, prompts, eos):
     sampling = SamplingParameters(temperature=0.0, max_tokens=TOKENS, stop_token_ids=(eos,))
     requests = [SampleRequest(str(n), 0, tuple(prompt), sampling) for n, prompt in enumerate(prompts)]
     drawn = {sample.request.prompt_id: list(sample.token_ids) for sample in sampler.generate(requests)}
@@ -66,14 +69,16 @@ def test_transformers_gives_the_tokens_of_the_local_engine_on_the_artifact(expor
 
 @pytest.mark.long
 def test_vllm_gives_the_same_tokens(exported):
-    vllm = pytest.importorskip("vllm", reason="the extra `vllm`")
+    pytest.importorskip("vllm", reason="run by `make test-vllm`")
+    from posttrain.inference.vllm import VllmSampler
+
     dpo, out = exported
     tokenizer = load_tokenizer(out)
     asked = prompts(tokenizer)
-    engine = vllm.LLM(str(out), dtype="float32", max_model_len=256, enforce_eager=True)
-    sampling = vllm.SamplingParams(temperature=0.0, max_tokens=TOKENS, stop_token_ids=[tokenizer.eos_token_id])
-    answers = engine.generate([{"prompt_token_ids": prompt} for prompt in asked], sampling)
-    assert [list(answer.outputs[0].token_ids) for answer in answers] == greedy_here(dpo, asked, tokenizer.eos_token_id)
+    sampler = VllmSampler(out, context_length=256)
+    drawn = greedy(sampler, asked, tokenizer.eos_token_id)
+    sampler.close()
+    assert drawn == greedy_here(dpo, asked, tokenizer.eos_token_id)
 
 
 def test_only_what_loads_the_model_is_in_the_folder(exported):

@@ -17,8 +17,8 @@ from posttrain.data.batches import pad_batch, rank_micro_batches
 from posttrain.data.tokenize import Tokenized
 from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
-from posttrain.recipe.schema import DPO, SFT, RewardModel
-from posttrain.stages import dpo, reward_model, sft
+from posttrain.recipe.schema import DPO, RLVR, SFT, RewardModel
+from posttrain.stages import dpo, reward_model, rlvr, sft
 from posttrain.stages.base import StageContext
 from posttrain.training import loop
 from posttrain.training.checkpoint import checkpoints, load_latest, save_checkpoint
@@ -27,7 +27,12 @@ from posttrain.training.losses import token_loss_sum
 from posttrain.training.optimizer import build_adamw
 from posttrain.training.sharding import data_mesh, scaled_loss, shard, wait_for_ranks
 
-STAGES: dict[str, tuple[Any, Any]] = {"sft": (sft, SFT), "dpo": (dpo, DPO), "reward_model": (reward_model, RewardModel)}
+STAGES: dict[str, tuple[Any, Any]] = {
+    "sft": (sft, SFT),
+    "dpo": (dpo, DPO),
+    "reward_model": (reward_model, RewardModel),
+    "rlvr": (rlvr, RLVR),
+}
 
 
 def on_ranks(count: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:
