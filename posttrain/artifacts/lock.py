@@ -76,6 +76,15 @@ class Lock:
         )
 
 
+def held(path: Path) -> bool:
+    """Whether a lock file is there whose holder lives, or is on another host that cannot be asked."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(holder, dict) and not _dead(holder)
+
+
 def _dead(holder: dict[str, Any]) -> bool:
     """Whether the recorded holder is surely gone. On another host nobody can tell, so the answer is no."""
     pid = holder.get("pid")

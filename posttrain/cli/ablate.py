@@ -3,21 +3,29 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+TRAINED = ("accuracy", "score", "kl_sample", "explained_variance")  # figures of training that tell variants apart
+LAST = 5  # steps whose mean says where a figure ended
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help="such as recipes/ablations/nano.yaml")
+    parser.add_argument("file", help="such as recipes/ablations/nano-dpo.yaml")
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where artifacts are kept (default: runs)")
     parser.add_argument("--only", action="append", default=[], metavar="VARIANT", help="these alone; may be repeated")
-    parser.add_argument("--dry-run", action="store_true", help="read every variant and say what would run")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="in place of the file's")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of all variants"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check every variant and say what would run")
 
 
 def execute(args: argparse.Namespace) -> int:
     from posttrain.artifacts.atomic import write_json, write_text
     from posttrain.errors import PosttrainError
-    from posttrain.pipeline.runner import run_recipe
-    from posttrain.recipe.ablation import load_ablation, variant_recipe
+    from posttrain.pipeline.runner import plan_recipe, run_recipe
+    from posttrain.recipe.ablation import load_ablation, scored_stage, variant_recipe
     from posttrain.stages.report import evaluated
 
     ablation = load_ablation(args.file)
@@ -29,37 +37,60 @@ def execute(args: argparse.Namespace) -> int:
     names = [name for name in ablation.variants if not args.only or name in args.only]
     names += [other for name in names if (other := ablation.variants[name].against or first) not in names]
     names = [name for name in ablation.variants if name in names]
-    print(f"{ablation.name}: {len(names)} variants on seeds {', '.join(map(str, ablation.seeds))}", flush=True)
+    seeds = args.seeds or ablation.seeds
+    print(f"{ablation.name}: {len(names)} variants on seeds {', '.join(map(str, seeds))}", flush=True)
     if args.dry_run:
-        for name in names:
-            print(f"  {name}: {ablation.variants[name].set or 'as the base'}")
+        made: set[tuple[str, str]] = set()
+        for seed in seeds:
+            for name in names:
+                nodes, _ = plan_recipe(
+                    variant_recipe(ablation, name, seed, args.overrides), runs=args.runs, until=ablation.evaluation
+                )
+                new = [node for node in nodes if node.artifact is None and (node.name, node.key) not in made]
+                made |= {(node.name, node.key) for node in new}
+                print(f"  {name}, seed {seed}: {', '.join(node.name for node in new) or 'nothing new'}")
+        print(f"{len(made)} stages would run.")
         return 0
     scores: dict[str, list[Mapping[str, Mapping[str, float]]]] = {}
-    for seed in ablation.seeds:
+    besides: dict[str, list[Mapping[str, float]]] = {}
+    for seed in seeds:
         for name in names:
             print(f"{name}, seed {seed}", flush=True)
-            recipe = variant_recipe(ablation, name, seed)
+            recipe = variant_recipe(ablation, name, seed, args.overrides)
             result = run_recipe(recipe, runs=args.runs, until=ablation.evaluation)
             (records,) = evaluated(result.stages[ablation.evaluation].artifact.path).records.values()
             by_task: dict[str, dict[str, float]] = {}
             for record in records:
                 by_task.setdefault(record["task"], {})[record["id"]] = record["score"]
             scores.setdefault(name, []).append(by_task)
+            trained = result.stages.get(scored_stage(ablation, name, recipe))
+            found = {"tokens of an answer": fmean(record["response_tokens"] for record in records)}
+            besides.setdefault(name, []).append(found | (where_it_ended(trained.artifact.path) if trained else {}))
     against = {name: ablation.variants[name].against or first for name in names}
-    rows = table_rows(scores, against)
+    rows = table_rows(scores, against, besides)
     folder = Path(args.runs) / ablation.name
-    text = markdown(ablation.description or ablation.name, ablation.seeds, rows)
+    text = markdown(ablation.description or ablation.name, seeds, rows)
     write_text(folder / "ablation.md", text)
-    write_json(folder / "ablation.json", {"name": ablation.name, "seeds": list(ablation.seeds), "rows": rows})
+    write_json(folder / "ablation.json", {"name": ablation.name, "seeds": list(seeds), "rows": rows})
     print(text)
     print(f"written to {folder / 'ablation.md'} and ablation.json beside it")
     return 0
 
 
+def where_it_ended(stage: Path) -> dict[str, float]:
+    """A trained stage's figures at the end of its training: means of its last steps."""
+    from posttrain.report.curves import curves
+
+    found = {curve.name: curve for curve in curves(stage / "metrics.jsonl")}
+    return {name: fmean(value for _, value in found[name].points[-LAST:]) for name in TRAINED if name in found}
+
+
 def table_rows(
-    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]], against: Mapping[str, str]
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
+    against: Mapping[str, str],
+    besides: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> list[dict[str, Any]]:
-    """One row for each variant. ``scores``: variant → per seed task → instance → score.
+    """One row for each variant. ``scores``: variant → per seed task → instance → score; ``besides``: other figures.
 
     An instance's score is its mean over the seeds; the interval of the difference is over instances, paired, and
     ``by_seed`` shows how far the seeds themselves differ.
@@ -70,6 +101,7 @@ def table_rows(
     for name, of_seeds in scores.items():
         row: dict[str, Any] = {"variant": name, "mean": _macro(_over_seeds(of_seeds))}
         row["by_seed"] = [_macro({task: list(found.values()) for task, found in one.items()}) for one in of_seeds]
+        row["besides"] = {key: fmean(one[key] for one in besides[name]) for key in besides[name][0]}
         other = against[name]
         if other != name:
             a, b = _over_seeds(of_seeds), _over_seeds(scores[other])
@@ -96,10 +128,16 @@ def markdown(title: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
         else:
             shown += ["", "", ""]
         lines.append(shown)
-    head = ["variant", "score", "by seed", "against", "difference", "by seed"]
+    head = ["variant", "score", "by seed", "against", "difference", "difference by seed"]
+    named = list(dict.fromkeys(key for row in rows for key in row["besides"]))
+    figures = [
+        [row["variant"], *(f"{row['besides'][key]:.3g}" if key in row["besides"] else "" for key in named)]
+        for row in rows
+    ]
     listed = ", ".join(map(str, seeds))
     note = f"Seeds {listed}; 95 % intervals over instances, each the mean of its seeds."
-    return f"{title}\n\n{note}\n\n{table(head, lines)}\n"
+    last = f"Means over the seeds; of training: the last {LAST} steps."
+    return f"{title}\n\n{note}\n\n{table(head, lines)}\n\n{last}\n\n{table(['variant', *named], figures)}\n"
 
 
 def _over_seeds(of_seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, list[float]]:

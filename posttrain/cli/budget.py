@@ -20,10 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.pipeline.progress import duration
     from posttrain.recipe.load import load_recipe
-    from posttrain.recipe.plan import known, machine, plan
+    from posttrain.recipe.plan import known, machine, plan, published_error
 
     recipe = load_recipe(args.recipe, args.overrides)
     on = machine(args.gpus, args.price)
@@ -58,12 +58,12 @@ def execute(args: argparse.Namespace) -> int:
     for stage in planned:
         if stage.advice:
             print(f"! {stage.name}: {stage.memory:.1f} GiB do not fit into {on.memory:g} GiB; {stage.advice}.")
-    published = known()["published"].get(recipe.name, {})
     for stage in planned:
-        if stage.name in published and args.efficiency is None and on.name == "H100":
-            error = stage.gpu_hours / published[stage.name] - 1
-            paper = f"the paper's run took {published[stage.name]:,} H100-hours"
-            print(f"  {stage.name}: {paper}; this plan is {100 * error:+.0f} % off.")
+        found = published_error(recipe, stage) if args.efficiency is None and on.name == "H100" else None
+        if found:
+            stopped = f" for {known()['episodes'][recipe.name]:,} episodes" if stage.episodes else ""
+            paper = f"the paper's run took {found[0]:,} H100-hours{stopped}"
+            print(f"  {stage.name}: {paper}; this plan is {100 * found[1]:+.0f} % off.")
     return 0
 
 

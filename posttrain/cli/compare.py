@@ -10,7 +10,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.evaluation.compare import compare, read_scored
 
     a, b = read_scored(args.a), read_scored(args.b)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from posttrain.cli.data import evaluations, layout, pairs, tokenizer
@@ -13,16 +14,19 @@ AROUND = 200  # characters shown on either side of a match
 def inspect(args: argparse.Namespace) -> int:
     from posttrain.data.masked import masked
     from posttrain.data.readers import read_rows
+    from posttrain.data.rejects import Rejects
     from posttrain.errors import PosttrainError
 
-    rows = enumerate(read_rows(args.file, args.rows, layout=layout(args)), start=1)
+    rejects = Rejects(None)
+    rows = enumerate(read_rows(args.file, args.rows, layout=layout(args), rejected=rejects), start=1)
     wanted = ((n, row) for n, row in rows if (row.id == args.id if args.id else n == args.row))
     number, row = next(wanted, (0, None))
     if row is None:
-        raise PosttrainError(f"{args.file}: no row {args.id or args.row}.")
+        raise PosttrainError(f"{args.file}: no row {args.id or args.row} ({rejects.count} bad rows left out).")
     made = tokenizer(args)
     assert made is not None  # --tokenizer is required
-    print(f"row {number}, id {clean(row.id)}, source {clean(row.source)}")
+    bad = f", after {rejects.count} bad rows" if rejects.count else ""
+    print(f"row {number}{bad}, id {clean(row.id)}, source {clean(row.source)}")
     for name, tokens in masked(made, row, max_tokens=args.max_tokens, train_on=args.train_on):
         trained = sum(piece.trained for piece in tokens)
         print(f"{name}: {len(tokens):,} tokens, {trained:,} trained ({mark('like this', True, TRAINED)})")
@@ -58,18 +62,22 @@ def show_matches(args: argparse.Namespace) -> int:
         for pair in evaluation["pairs"][: args.count]
     ]
     wanted = {pair["train_id"] for _, _, pair in found}
-    turns: dict[str, Sequence[str]] = {}
-    for file in args.files:
-        for row in read_rows(file, args.rows, layout=layout(args), rejected=Rejects(None)):
-            if row.id in wanted:
-                turns.setdefault(row.id, user_turns(row))
+    rows: dict[str, dict[int, Sequence[str]]] = defaultdict(dict)  # id → number → user turns
+    every = (
+        row for file in args.files for row in read_rows(file, args.rows, layout=layout(args), rejected=Rejects(None))
+    )
+    for number, row in enumerate(every):
+        if row.id in wanted:
+            rows[row.id][number] = user_turns(row)
     for source, evaluation, pair in found:
         task = evaluation["task"]
         print(
             f"{task} item {pair['item_id']}: {pair['coverage']:.0%} stands in row {clean(pair['train_id'])} of {source}"
         )
         _side("evaluation", texts.get((task, pair["item_id"])), pair["spans"]["item"])
-        _side("training", turns.get(pair["train_id"]), pair["spans"]["train"])
+        of_id = rows[pair["train_id"]]  # the number tells rows of one id apart; the only row may stand elsewhere
+        turns = of_id.get(pair["train_row"]) or (next(iter(of_id.values())) if len(of_id) == 1 else None)
+        _side("training", turns, pair["spans"]["train"])
         print()
     pair_count = sum(evaluation["pair_count"] for source in report["sources"] for evaluation in source["evaluations"])
     print(f"{len(found):,} of {pair_count:,} pairs shown.")

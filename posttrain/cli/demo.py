@@ -1,6 +1,7 @@
 """`posttrain demo`."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -13,16 +14,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from posttrain.demo.app import page
+    from posttrain.demo.app import page, serve
     from posttrain.errors import PosttrainError
 
     stages = models_of(Path(args.run))
     if not stages:
         raise PosttrainError(f"{args.run}: no chat model is finished here. A run's folder is runs/RECIPE.")
-    shown = page(Path(args.run).resolve().name, list(stages), lambda stage: talker(stages[stage], args.device))
-    shown.queue().launch(
-        server_name=args.host, server_port=args.port, inbrowser=not args.no_browser, share=False, footer_links=[]
+    shown = page(
+        Path(args.run).resolve().name,
+        list(stages),
+        lambda stage: talker(stages[stage], args.device),
+        first_and_furthest(stages),
     )
+    serve(shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser)
     return 0
 
 
@@ -39,6 +43,16 @@ def models_of(run: Path) -> dict[str, Path]:
         if manifest["kind"] in ("sft", "dpo", "rlvr") and (path.parent / "chat_template.jinja").is_file():
             found[manifest["started"], manifest["stage"]] = path.parent
     return {stage: found[started, stage] for started, stage in sorted(found)}
+
+
+def first_and_furthest(stages: Mapping[str, Path]) -> tuple[str, str]:
+    """The first model of the earliest kind that there is, and the first of the latest."""
+    from posttrain.artifacts.manifest import read_manifest
+
+    kinds = {stage: read_manifest(folder)["kind"] for stage, folder in stages.items()}
+    there = [kind for kind in ("sft", "dpo", "rlvr") if kind in kinds.values()]
+    left, right = (next(stage for stage in stages if kinds[stage] == kind) for kind in (there[0], there[-1]))
+    return left, right
 
 
 def talker(folder: Path, device: str = "cpu"):

@@ -14,7 +14,7 @@ ASIDE = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     told = "; ".join(f"{name} {does}" for name, does in ASIDE.items())
-    parser.add_argument("model", help=f"a model folder, nano, or a hub id. Instead of a model: {told}")
+    parser.add_argument("model", help=f"a model folder, nano, a hub id, or http://HOST/v1#NAME. Instead: {told}")
     parser.add_argument("of", nargs="*", metavar="...", help="what inspect, diff and rescore are of")
     parser.add_argument("--suite", choices=("development", "unseen"), default="development")
     parser.add_argument("--task", dest="tasks", action="append", default=[], help="one task, or @MODE; may be repeated")
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     settings = Evaluate(
         kind="evaluate",
         suite=args.suite,
-        models={_label(args.model): args.model},
+        models={_label(args.model): _asked(args.model, "")},
         tasks=tuple(args.tasks),
         judges=_judges(args),
         unseal=args.unseal,
@@ -66,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
 def _show(folder: Path) -> None:
     import json
 
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.evaluation.paper_results import beside
     from posttrain.evaluation.run import SCORES
 
@@ -96,7 +96,7 @@ def _figures(task: Any) -> tuple[str, str]:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.evaluation.suites import SUITE_OF, TASKS
 
     rows = [("task", "suite", "data", "shots", "asked", "answers", "metric", "over", "hash")]
@@ -134,7 +134,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
     from posttrain.errors import PosttrainError
     from posttrain.evaluation.protocol import difference
     from posttrain.evaluation.suites import DEFAULTS, TASKS, check_task_names
@@ -164,18 +164,24 @@ def _rescore(args: argparse.Namespace) -> int:
 
 
 def _judges(args: argparse.Namespace) -> dict[str, Any]:
-    """Name → path, or the endpoint behind ``http://HOST/v1#MODEL``, its key in OPENAI_API_KEY where that is set."""
+    """Name → path or endpoint."""
+    return {name: _asked(given, name) for name, given in _pairs(args.judge, "--judge NAME=MODEL").items()}
+
+
+def _asked(given: str, name: str) -> Any:
+    """A path or hub id as it is; the endpoint behind ``http://HOST/v1#MODEL``, its key in OPENAI_API_KEY if set."""
     import os
 
+    from posttrain.errors import PosttrainError
     from posttrain.recipe.schema import Endpoint
 
-    found: dict[str, Any] = _pairs(args.judge, "--judge NAME=MODEL")
-    for name, given in found.items():
-        if given.startswith(("http://", "https://")):
-            url, _, model = given.partition("#")
-            key = "OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None
-            found[name] = Endpoint(base_url=url, model=model or name, api_key_env=key)
-    return found
+    if not given.startswith(("http://", "https://")):
+        return given
+    url, _, model = given.partition("#")
+    if not (model or name):
+        raise PosttrainError(f"{given}: write {url}#NAME, the model's name on that server.")
+    key = "OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None
+    return Endpoint(base_url=url, model=model or name, api_key_env=key)
 
 
 def _mirror(args: argparse.Namespace) -> dict[str, str]:
@@ -196,4 +202,4 @@ def _pairs(given: list[str], form: str) -> dict[str, str]:
 
 def _label(model: str) -> str:
     """What the model is called in the scores: the last part of its path, or the hub id."""
-    return Path(model).resolve().name if Path(model).exists() else model
+    return Path(model).resolve().name if Path(model).exists() else model.rpartition("#")[2]

@@ -26,12 +26,29 @@ def execute(args: argparse.Namespace) -> int:
     (out / "README.md").write_text(card, encoding="utf-8")
     print(f"{out}: weights ({args.dtype}), configuration, tokenizer, template and model card (README.md).")
     if args.push:
-        from huggingface_hub import HfApi
-
-        hub = HfApi()
-        hub.create_repo(args.push, private=True, exist_ok=True)
-        print(hub.upload_folder(repo_id=args.push, folder_path=out))
+        print(push(out, args.push))
     return 0
+
+
+def push(folder: Path, repository: str) -> str:
+    """Uploads ``folder``, card and all, to ``repository``, which is made private if it is new. Returns its address.
+
+    Raises PosttrainError when the hub refuses; the folder stands.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from posttrain.errors import PosttrainError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=True, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=folder))
+    except (HfHubHTTPError, HFValidationError, OSError) as reason:
+        raise PosttrainError(
+            f"{folder} is whole, but the hub did not take it as {repository}: {reason}. "
+            f"Log in with `hf auth login`, then `hf upload {repository} {folder}`"
+        ) from reason
 
 
 def finished(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """What a run would do, and what it did, as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from posttrain.cli.columns import table
 from posttrain.pipeline.graph import Node
 from posttrain.pipeline.progress import duration
 from posttrain.pipeline.runner import RunResult, device_of, threads_of
@@ -35,12 +36,3 @@ def describe_result(result: RunResult, seconds: float) -> str:
     if result.report is not None:
         lines.append(f"report: {result.report} (and {result.report.with_suffix('.json').name} beside it)")
     return "\n".join(lines)
-
-
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Left-aligned columns."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]

@@ -58,7 +58,6 @@ def stage_of(recipe: Any, kind: str, wanted: str | None) -> str:
 
 
 def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
-    from posttrain.cli.plan import table
     from posttrain.errors import PosttrainError
     from posttrain.inference.budget import Price
     from posttrain.preferences.estimate import Lengths, Model, estimate
@@ -79,10 +78,11 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
         return name_of(one), server(one).price, one.concurrency
 
     judge = settings.judge if isinstance(settings.judge, AspectJudge) else None
+    models = [settings.policy, *(one for one, _ in pool_of(settings))]
     work = estimate(
         count,
         policy=model(settings.policy),
-        pool=[model(one) for one, _ in pool_of(settings)],
+        pool=[model(one) for one in models[1:]],
         judge=model(judge.model) if judge else None,
         responses=settings.responses,
         on_policy=settings.on_policy,
@@ -91,21 +91,33 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
         swap=bool(judge and judge.swap),
         lengths=Lengths(args.prompt_tokens, args.answer_tokens, args.rating_tokens),
     )
-    rows: list[tuple[str, ...]] = [("", "model", "calls", "tokens in", "tokens out", "money", "hours")]
-    for one in work:
-        hours = one.hours(args.tokens_per_second)
-        numbers = (one.calls, one.prompt_tokens, one.completion_tokens)
-        rows.append((one.role, one.model, *(f"{n:,.0f}" for n in numbers), f"{one.cost:,.2f}", f"{hours:,.1f}"))
-    hours = [one.hours(args.tokens_per_second) for one in work]
-    totals = [sum(getattr(one, name) for one in work) for name in ("calls", "prompt_tokens", "completion_tokens")]
-    cost = sum(one.cost for one in work)
-    rows.append(("all", "", *(f"{n:,.0f}" for n in totals), f"{cost:,.2f}", f"{sum(hours):,.1f}"))
+    remote = {name_of(one) for one in models if not isinstance(one, str)}
     return [
         f"{count:,} prompts, {settings.responses} answers each; nothing has been asked",
-        *table(rows),
+        *asked_table(
+            work, args.tokens_per_second, [one for one in work if one.role != "judge" and one.model in remote]
+        ),
         f"Assumed: {args.prompt_tokens:g} tokens a prompt, {args.answer_tokens:g} an answer, {args.rating_tokens:g} a "
-        f"rating; {args.tokens_per_second:g} tokens a second for each request in flight; one model after the other.",
+        f"rating; {args.tokens_per_second:g} tokens a second for each request in flight; all endpoints answer at once, "
+        "then the judge.",
     ]
+
+
+def asked_table(work: Any, tokens_per_second: float, at_once: Any = ()) -> list[str]:
+    """A line for each model's part of the work, and their sum; of those ``at_once`` the slowest counts."""
+    from posttrain.cli.plan import table
+
+    rows: list[tuple[str, ...]] = [("", "model", "calls", "tokens in", "tokens out", "money", "hours")]
+    for one in work:
+        numbers = (one.calls, one.prompt_tokens, one.completion_tokens)
+        hours = one.hours(tokens_per_second)
+        rows.append((one.role, one.model, *(f"{n:,.0f}" for n in numbers), f"{one.cost:,.2f}", f"{hours:,.1f}"))
+    totals = [sum(getattr(one, name) for one in work) for name in ("calls", "prompt_tokens", "completion_tokens")]
+    cost = sum(one.cost for one in work)
+    hours = max((one.hours(tokens_per_second) for one in at_once), default=0.0)
+    hours += sum(one.hours(tokens_per_second) for one in work if one not in at_once)
+    rows.append(("all", "", *(f"{n:,.0f}" for n in totals), f"{cost:,.2f}", f"{hours:,.1f}"))
+    return table(rows)
 
 
 def _records(artifact: str) -> Any:
@@ -146,7 +158,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from posttrain.artifacts.manifest import read_manifest
-    from posttrain.cli.plan import table
+    from posttrain.cli.columns import table
 
     manifest = read_manifest(Path(args.artifact))
 
@@ -159,5 +171,25 @@ def _report(args: argparse.Namespace) -> int:
                 found.append((f"{way}{name}", "none" if value is None else str(value)))
         return found
 
-    print("\n".join(table([*lines(manifest["rows"]), *lines(manifest["metrics"])])))
+    metrics = dict(manifest["metrics"])
+    endpoints = metrics.pop("endpoints", {})
+    print("\n".join(table([*lines(manifest["rows"]), *lines(metrics)])))
+    if endpoints:
+        print("\n".join(table(_costs(endpoints))))
     return 0
+
+
+def _costs(endpoints: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each endpoint: all answers used, and what this run asked for them."""
+    rows: list[tuple[str, ...]] = [("endpoint", "answers", "tokens in", "out", "money", "asked", "attempts", "failed")]
+    for name, used in endpoints.items():
+        numbers = [f"{used[one]:,}" for one in ("answers", "prompt_tokens", "completion_tokens")]
+        asked = used["asked"]
+        failed = ", ".join(f"{count} {kind}" for kind, count in asked["failures"].items()) or "none"
+        rows.append((name, *numbers, f"{used['cost']:,.4g}", str(asked["answers"]), str(asked["attempts"]), failed))
+    total = [f"{sum(used[one] for used in endpoints.values()):,}" for one in ("answers", "prompt_tokens")]
+    money = sum(used["cost"] for used in endpoints.values())
+    out = sum(used["completion_tokens"] for used in endpoints.values())
+    asked = sum(used["asked"]["answers"] for used in endpoints.values())
+    attempts = sum(used["asked"]["attempts"] for used in endpoints.values())
+    return [*rows, ("all", *total, f"{out:,}", f"{money:,.4g}", str(asked), str(attempts), "")]

@@ -17,6 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the stages, what is done and what would run")
     parser.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, nothing else")
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where artifacts are kept (default: runs)")
+    parser.add_argument(
+        "--ray-workers", type=int, default=0, metavar="N", help="so many ranks on the Ray cluster of RAY_ADDRESS"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -30,6 +33,11 @@ def execute(args: argparse.Namespace) -> int:
         nodes, _ = plan_recipe(recipe, runs=args.runs, until=args.until)
         print(describe_plan(recipe, nodes))
         return 0
+    if args.ray_workers:
+        from posttrain.pipeline.ray_train import run_on_ray
+        from posttrain.pipeline.runner import device_of
+
+        run_on_ray(recipe, workers=args.ray_workers, gpus=device_of(recipe) == "cuda", runs=args.runs, until=args.until)
     from posttrain.cli.plan import describe_result
     from posttrain.pipeline.launch import leads
     from posttrain.pipeline.runner import run_recipe

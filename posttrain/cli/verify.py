@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from posttrain.artifacts.jsonl import dump_line, read_jsonl
+    from posttrain.data.columns import label_text
     from posttrain.errors import PosttrainError
     from posttrain.verifiers.pool import VerifierPool
     from posttrain.verifiers.registry import check_names
@@ -27,9 +28,11 @@ def execute(args: argparse.Namespace) -> int:
     for number, row in read_jsonl(args.file):
         label = row.get("label", row.get("ground_truth"))
         response = row.get("response")
-        if not isinstance(response, str) or not isinstance(label, str):
-            raise PosttrainError(f'{args.file}:{number}: "response" and "label" (or "ground_truth") must be strings.')
-        items.append((args.verifier, response, label))
+        if not isinstance(response, str) or label is None:
+            raise PosttrainError(
+                f'{args.file}:{number}: "response" must be a string, and "label" (or "ground_truth") be there.'
+            )
+        items.append((args.verifier, response, label_text(label)))
     counts: collections.Counter[str] = collections.Counter()
     with VerifierPool(args.workers, args.seconds, args.mode) as pool:
         for verdict in pool.verify(items):

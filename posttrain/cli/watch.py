@@ -25,7 +25,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.once or not console.is_terminal:
         console.print(table(look(run)))
         return 0
-    with Live(table(look(run)), console=console, auto_refresh=False) as live:
+    with Live(table(look(run), console.height), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(args.every)
-            live.update(table(look(run)), refresh=True)
+            live.update(table(look(run), console.height), refresh=True)

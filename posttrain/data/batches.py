@@ -31,10 +31,7 @@ def micro_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[i
     """
     by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     if by_length and lengths[by_length[-1]] > max_padded_tokens:
-        raise PosttrainError(
-            f"a row of {lengths[by_length[-1]]} tokens does not fit a micro-batch of {max_padded_tokens}: "
-            "raise micro_batch_tokens or lower max_tokens in the recipe."
-        )
+        raise _too_long(lengths[by_length[-1]], max_padded_tokens)
     groups: list[list[int]] = []
     for index in by_length:
         # Ascending, so the row that comes last is the longest of its group.
@@ -45,14 +42,36 @@ def micro_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[i
     return groups
 
 
-def rank_micro_batches(lengths: Sequence[int], max_padded_tokens: int, *, rank: int, ranks: int) -> list[list[int]]:
-    """One rank's share of a step's rows as `micro_batches`, and as many of them on every rank.
+def _too_long(length: int, max_tokens: int) -> PosttrainError:
+    return PosttrainError(
+        f"a row of {length} tokens does not fit a micro-batch of {max_tokens}: "
+        "raise micro_batch_tokens or lower max_tokens in the recipe."
+    )
+
+
+def packed_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """As few groups as will do, of like numbers of tokens, none over ``max_tokens`` and none empty, largest first."""
+    if lengths and max(lengths) > max_tokens:
+        raise _too_long(max(lengths), max_tokens)
+    count = -(-sum(lengths) // max_tokens)
+    while True:
+        shares = balanced_shares(lengths, count)
+        if all(sum(lengths[i] for i in share) <= max_tokens for share in shares):
+            return sorted((share for share in shares if share), key=lambda share: -sum(lengths[i] for i in share))
+        count += 1
+
+
+def rank_micro_batches(
+    lengths: Sequence[int], max_tokens: int, *, rank: int, ranks: int, packed: bool = False
+) -> list[list[int]]:
+    """One rank's share of a step's rows as `micro_batches` (or `packed_micro_batches`), as many of them on every rank.
 
     The ranks gather weights together, so each needs the same number of forwards: empty groups (`pad_batch` makes a row
     of padding of them) make it up. A pure function: every rank works out the shares of all.
     """
+    grouped = packed_micro_batches if packed else micro_batches
     shares = [
-        [[share[i] for i in group] for group in micro_batches([lengths[i] for i in share], max_padded_tokens)]
+        [[share[i] for i in group] for group in grouped([lengths[i] for i in share], max_tokens)]
         for share in balanced_shares(lengths, ranks)
     ]
     return shares[rank] + [[]] * (max(map(len, shares)) - len(shares[rank]))

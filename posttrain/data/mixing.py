@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from posttrain.data.content import fingerprint
 from posttrain.data.rows import Row
@@ -36,49 +36,57 @@ def requested(
 
 
 def select(
-    rows: Sequence[Row],
+    ids: Sequence[str],
     *,
     fraction: float | None = None,
     count: int | None = None,
     repeat: int | None = None,
     seed: int,
     source: str,
-) -> list[Row]:
-    """The rows that are used, in their given order: a random ``fraction``, ``count`` of them, or all ``repeat`` times.
+) -> list[int]:
+    """The positions that are used, ascending: of a random ``fraction``, of ``count``, or all of them ``repeat`` times.
 
     A count beyond what is there gives what is there: rows are repeated only by ``repeat``.
     """
     if repeat is not None:
-        return [row for _ in range(repeat) for row in rows]
-    wanted = min(len(rows), requested(len(rows), fraction=fraction, count=count))
-    order = keyed_order((row.id for row in rows), seed, f"select {source}")
-    return [rows[position] for position in sorted(order[:wanted])]
+        return [*range(len(ids))] * repeat
+    wanted = min(len(ids), requested(len(ids), fraction=fraction, count=count))
+    return sorted(keyed_order(ids, seed, f"select {source}")[:wanted])
 
 
-def without_duplicates(rows: Iterable[Row], seen: dict[str, str], source: str) -> tuple[list[Row], Counter[str]]:
-    """The rows whose content is not in ``seen`` (fingerprint → source), the first of its like, which are added to it.
+@dataclass(frozen=True)
+class Fresh:
+    """Rows whose content is new: their positions, the fingerprints of their content, and by source, how many of the
+    others repeat a row of it."""
 
-    And by source, how many of the others repeat a row of it.
-    """
-    fresh, repeated = [], Counter[str]()
-    for row in rows:
+    positions: list[int]
+    fingerprints: list[str]
+    copies_of: Counter[str]
+
+
+def without_duplicates(rows: Iterable[Row], used: Mapping[str, str], source: str) -> Fresh:
+    """The first of each content that is not in ``used`` (fingerprint → source)."""
+    positions, own, repeated = [], dict[str, None](), Counter[str]()
+    for position, row in enumerate(rows):
         content = fingerprint(row)
-        if content in seen:
-            repeated[seen[content]] += 1
+        if content in used:
+            repeated[used[content]] += 1
+        elif content in own:
+            repeated[source] += 1
         else:
-            seen[content] = source
-            fresh.append(row)
-    return fresh, repeated
+            own[content] = None
+            positions.append(position)
+    return Fresh(positions, list(own), repeated)
 
 
-def with_unique_ids(rows: Iterable[Row]) -> Iterator[Row]:
+def unique_ids(ids: Iterable[str]) -> Iterator[str]:
     """Later rows of an id get ``#2``, ``#3``…: randomness and records are keyed by id."""
     seen: set[str] = set()
     copies: Counter[str] = Counter()
-    for row in rows:
-        fresh = row.id
+    for id in ids:
+        fresh = id
         while fresh in seen:
-            copies[row.id] += 1
-            fresh = f"{row.id}#{copies[row.id] + 1}"
+            copies[id] += 1
+            fresh = f"{id}#{copies[id] + 1}"
         seen.add(fresh)
-        yield row if fresh == row.id else replace(row, id=fresh)
+        yield fresh

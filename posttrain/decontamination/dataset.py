@@ -91,13 +91,14 @@ def digest_of(evaluations: Evaluations) -> str:
 def source_report(
     source: str, report: DecontaminationReport, decision: Decision, dropped_ids: list[str]
 ) -> dict[str, Any]:
-    """One training set's entry in decontamination.json."""
+    """One training set's entry in decontamination.json. ``dropped_rows`` are their numbers, as ids may repeat."""
     decided = {"action": decision.action, "reason": decision.reason}
-    return {"source": source, **report.as_json(), "decision": decided, "dropped_ids": dropped_ids}
+    dropped = {"dropped_ids": dropped_ids, "dropped_rows": sorted(decision.dropped)}
+    return {"source": source, **report.as_json(), "decision": decided, **dropped}
 
 
-def card(name: str, report: DecontaminationReport, decision: Decision) -> str:
-    """README.md of a decontaminated copy: per evaluation what overlapped, and what was removed."""
+def card(name: str, report: DecontaminationReport, decision: Decision, not_run: Sequence[str]) -> str:
+    """README.md of a decontaminated copy: per evaluation what overlapped, what was removed, what was ``not_run``."""
     rows = [
         f"| {found.task} | {found.items:,} | {found.overlapping:,} | {found.rate:.2%} | {len(found.row_numbers):,} "
         f"| {'contaminated' if found.contaminated else 'clean'} |"
@@ -124,6 +125,7 @@ def card(name: str, report: DecontaminationReport, decision: Decision) -> str:
             "| Evaluation | Items | Overlapping | Share | Rows that overlap | Verdict |",
             "|---|---:|---:|---:|---:|---|",
             *rows,
+            *(("", f"Not checked, as their data was not there: {', '.join(not_run)}.") if not_run else ()),
             "",
         ]
     )

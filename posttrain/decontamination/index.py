@@ -29,9 +29,9 @@ Evaluations = Mapping[str, Sequence[EvaluationItem]]
 class EvaluationIndex:
     """Looks up n-grams; P tokens (positions) in the texts, F fields, I items, G distinct n-grams that count.
 
-    ``items``: (task, item) by item number. ``weight_F``: the number of tokens that a field can have covered; a field
-    with none does not take part in its item's score. ``whole``, ``phrases``: the items that have no n-gram of their
-    own, by their tokens' bytes; ``phrases`` holds those of them that match inside a turn, too.
+    ``items``: (task, item) by item number. ``texts``: their fields, end to end. ``weight_F``: the number of tokens that
+    a field can have covered; a field with none does not take part in its item's score. ``whole``, ``phrases``: the
+    items that have no n-gram of their own, by their tokens' bytes; ``phrases`` holds those that match inside a turn.
     """
 
     def __init__(self, evaluations: Evaluations, profile: Profile):
@@ -40,10 +40,10 @@ class EvaluationIndex:
         self.items = [(task, item) for task, items in evaluations.items() for item in items]
         self.task_I = np.repeat(np.arange(len(self.tasks)), list(self.tasks.values()))
         self.item_F = np.repeat(np.arange(len(self.items)), [len(item.fields) for _, item in self.items])
-        self.stream = lay_out([text for _, item in self.items for text in item.fields], profile.splitting)
+        self.texts = [text for _, item in self.items for text in item.fields]
+        self.stream = lay_out(self.texts, profile.splitting)
         self.field_P = self.stream.text_T
-        self.length_F = self.stream.count_X
-        self.first_F = np.cumsum(self.length_F) - self.length_F
+        self.length_F, self.first_F = self.stream.count_X, self.stream.first_X
         self._number_texts()
         self._group_positions()
         self._drop_boilerplate()
@@ -83,7 +83,7 @@ class EvaluationIndex:
             self.hash_G, self.size_G = self.hash_G[kept_G], self.size_G[kept_G]
             self.first_G = np.cumsum(self.size_G) - self.size_G
         del self._group
-        # A bit per hash prefix, sixteen times as many as n-grams: most training n-grams end here.
+        # Several times as many hash prefixes as n-grams: most training n-grams end here.
         self._shift, self._seen = _prefixes(self.hash_G)
         # The rest are looked for among the few with the same prefix, found by where each prefix begins.
         bits = max(1, len(self.hash_G).bit_length())
@@ -114,6 +114,7 @@ class EvaluationIndex:
         else:
             coverable = covered_tokens(self.indexed_P, self.profile.ngram)
             self.weight_F = np.bincount(self.field_P[coverable], minlength=len(self.item_F))
+        self.largest_weight = int(self.weight_F.max(initial=1))
         self.fields_I = np.bincount(self.item_F[self.weight_F > 0], minlength=len(self.items))
         weight_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items))
         self.least_I = np.minimum(self.profile.least_covered, weight_I)
@@ -159,6 +160,10 @@ class EvaluationIndex:
         same = self._same(stream, begins, self.positions[self.first_G[found_G]])
         return begins[same], found_G[same]
 
+    def numbers_at(self, positions: np.ndarray) -> np.ndarray:
+        """The numbers of the n-grams that begin at ``positions``, all of which count."""
+        return self._numbers(self.hashing.of_sequences_at(self._hash_P, positions, self.profile.ngram))
+
     def _numbers(self, hashes: np.ndarray) -> np.ndarray:
         """The number of the n-gram with each hash, or -1."""
         bucket = hashes >> self._bucket_shift
@@ -175,19 +180,21 @@ class EvaluationIndex:
         return found_G
 
     def find_phrases(
-        self, stream: TokenStream, unit_T: np.ndarray, hash_T: np.ndarray
+        self, stream: TokenStream, unit_T: np.ndarray, hash_T: np.ndarray, *, alone: bool = False
     ) -> Iterator[tuple[int, int, bytes]]:
-        """(first token, number of tokens, bytes) of every phrase in ``stream``, wherever it stands in one unit."""
+        """(first token, number of tokens, bytes) of every phrase in ``stream``, wherever it stands in one unit.
+
+        ``alone``: only those with a sentence mark or a text's border on either side.
+        """
         if not self.phrases:
             return
-        hashes = None
-        for count in range(1, self.profile.ngram):
-            hashes = self.hashing.of_sequences(hash_T, count, hashes)
-            if self.profile.phrase is None or count < self.profile.phrase:
-                continue
-            likely = np.flatnonzero(self._phrase_seen[hashes >> self._phrase_shift])
-            likely = likely[likely + count <= len(unit_T)]
-            for first in likely[unit_T[likely] == unit_T[likely + count - 1]].tolist():
+        first_N = np.flatnonzero(stream.marked_T[:-1]) if alone else np.arange(len(unit_T))
+        for count in range(self.profile.phrase or 1, self.profile.ngram):
+            first_N = first_N[first_N + count <= len(unit_T)]
+            likely = first_N[unit_T[first_N] == unit_T[first_N + count - 1]]
+            likely = likely[stream.marked_T[likely + count]] if alone else likely
+            hashes = self.hashing.of_sequences_at(hash_T, likely, count)
+            for first in likely[self._phrase_seen[hashes >> self._phrase_shift]].tolist():
                 content = stream.sequence(first, count)
                 if content in self.phrases:
                     yield first, count, content
@@ -221,7 +228,7 @@ def covered_tokens(begins: np.ndarray, ngram: int) -> np.ndarray:
 
 
 def _prefixes(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    bits = min(28, max(20, int(16 * len(hashes)).bit_length()))
+    bits = min(28, max(20, int(8 * len(hashes)).bit_length()))
     shift = np.uint64(64 - bits)
     seen = np.zeros(1 << bits, dtype=bool)
     seen[hashes >> shift] = True

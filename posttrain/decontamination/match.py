@@ -1,4 +1,4 @@
-"""Training rows against the evaluation index: which items does each row overlap, and where."""
+"""Training rows against the evaluation index: which items does each row overlap, and by how much."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from posttrain.decontamination.index import EvaluationIndex, distinct
-from posttrain.decontamination.tokens import lay_out, token_spans, tokens
+from posttrain.decontamination.tokens import lay_out
 from posttrain.errors import PosttrainError
 
 TrainRow = tuple[str, Sequence[str]]
@@ -30,7 +30,8 @@ class Batch(Protocol):
     def __getitem__(self, row: int, /) -> TrainRow: ...
 
 
-BATCH_CHARACTERS = 1 << 18
+BATCH_CHARACTERS = 1 << 19
+ROW_CHARACTERS = 8  # what a row counts beside its text: rows without any must not pile up
 EXPANDED = 1 << 21  # (row, position) pairs that are held at once
 
 
@@ -42,14 +43,6 @@ class Matches:
     row_M: np.ndarray
     item_M: np.ndarray
     coverage_M: np.ndarray
-
-
-@dataclass(frozen=True)
-class Spans:
-    """What two texts share, as (number of turn or field, begin, end) in characters."""
-
-    train: tuple[tuple[int, int, int], ...]
-    item: tuple[tuple[int, int, int], ...]
 
 
 def match_batches(
@@ -99,18 +92,16 @@ def match_batch(index: EvaluationIndex, rows: Sequence[Sequence[str]], threshold
 
     equal = set()
     if index.whole:
-        first_X = np.cumsum(stream.count_X) - stream.count_X
         for x in np.flatnonzero(np.isin(stream.count_X, index.whole_counts)).tolist():
-            for item in index.whole.get(stream.sequence(first_X[x], stream.count_X[x]), ()):
+            for item in index.whole.get(stream.sequence(stream.first_X[x], stream.count_X[x]), ()):
                 equal.add((int(row_X[x]), item))
         count_R = np.bincount(row_T, minlength=len(rows))
         first_R = np.cumsum(count_R) - count_R
         for r in np.flatnonzero(np.isin(count_R, index.whole_counts) & (np.bincount(row_X, minlength=len(rows)) > 1)):
             for item in index.whole.get(stream.sequence(first_R[r], count_R[r]), ()):
                 equal.add((int(r), item))
-    for first, count, content in index.find_phrases(stream, row_T, hash_T):
-        if stream.stands_alone(first, count):
-            equal.update((int(row_T[first]), item) for item in index.phrases[content])
+    for first, _, content in index.find_phrases(stream, row_T, hash_T, alone=True):
+        equal.update((int(row_T[first]), item) for item in index.phrases[content])
     if not equal:
         return found
     rows_equal, items_equal = np.array(sorted(equal), dtype=np.int64).T
@@ -164,10 +155,15 @@ def _covered_part(
     items, row = items[first_of_item], row[first_of_item]
     coverage = coverage / index.fields_I[items]
     over = coverage > float(threshold)
-    single = index.fields_I[items] == 1
-    one = first_of_item[single]
-    over[single] = covered[one] * threshold.denominator > index.weight_F[fields[one]] * threshold.numerator
-    for i in np.flatnonzero(~single & (np.abs(coverage - float(threshold)) < 1e-9)):  # too near for floating point
+    touched = ends - first_of_item
+    # Where only one field of an item is touched, whole numbers tell, unless they could be too great for 64 bits.
+    largest = threshold.denominator * index.largest_weight * int(index.fields_I.max(initial=1))
+    one = np.flatnonzero(touched == 1) if largest < 1 << 62 else np.zeros(0, dtype=np.int64)
+    of_one, weight = covered[first_of_item[one]], index.weight_F[fields[first_of_item[one]]]
+    over[one] = of_one * threshold.denominator > weight * index.fields_I[items[one]] * threshold.numerator
+    near = np.abs(coverage - float(threshold)) < 1e-9
+    near[one] = False
+    for i in np.flatnonzero(near):
         part = slice(first_of_item[i], ends[i])
         exact = sum(map(Fraction, covered[part].tolist(), index.weight_F[fields[part]].tolist()))
         over[i] = exact / int(index.fields_I[items[i]]) > threshold
@@ -175,67 +171,12 @@ def _covered_part(
     return Matches(row[over], items[over], coverage[over])
 
 
-def shared_spans(index: EvaluationIndex, item: int, turns: Sequence[str]) -> Spans:
-    """Where ``turns`` and the item's fields share n-grams that count; whole texts for an item that has none."""
-    splitting, ngram = index.profile.splitting, index.profile.ngram
-    fields = index.items[item][1].fields
-    texts = [tokens(turn, splitting) for turn in turns]
-    placed = [[(turn, *span) for span in token_spans(text, splitting)] for turn, text in enumerate(turns)]
-    if index.profile.joint_turns:
-        texts, placed = [[t for text in texts for t in text]], [[p for places in placed for p in places]]
-    if index.fields_I[item] == 0:
-        wanted = [token for text in fields for token in tokens(text, splitting)]
-        train = [
-            span
-            for text, places in zip(texts, placed, strict=True)
-            for begin in range(len(text) - len(wanted) + 1)
-            if text[begin : begin + len(wanted)] == wanted
-            for span in _merged(places, range(begin, begin + len(wanted)))
-        ]
-        return Spans(tuple(train), tuple((number, 0, len(text)) for number, text in enumerate(fields)))
-
-    of_item = []
-    for field, text in enumerate(fields, start=int(np.searchsorted(index.item_F, item))):
-        counts = index.indexed_P[index.first_F[field] : index.first_F[field] + index.length_F[field]]
-        of_item.append({b: gram for b, gram in _grams(tokens(text, splitting), ngram).items() if counts[b]})
-    in_item = {gram for grams in of_item for gram in grams.values()}
-    of_train = [{b: gram for b, gram in _grams(text, ngram).items() if gram in in_item} for text in texts]
-    shared = {gram for grams in of_train for gram in grams.values()}
-
-    def spans(places: list[tuple[int, int, int]], grams: dict[int, tuple[str, ...]]) -> list[tuple[int, int, int]]:
-        return _merged(places, sorted({b + n for b, gram in grams.items() if gram in shared for n in range(ngram)}))
-
-    train = [span for places, grams in zip(placed, of_train, strict=True) for span in spans(places, grams)]
-    own = []
-    for number, (text, grams) in enumerate(zip(fields, of_item, strict=True)):
-        own += spans([(number, *span) for span in token_spans(text, splitting)], grams)
-    return Spans(tuple(train), tuple(own))
-
-
-def _merged(places: list[tuple[int, int, int]], numbers: Iterable[int]) -> list[tuple[int, int, int]]:
-    """Runs of tokens as spans: from the first one's begin to the last one's end, each within one text."""
-    merged: list[tuple[int, int, int]] = []
-    previous = None
-    for number in numbers:
-        text, begin, end = places[number]
-        if previous == number - 1 and merged[-1][0] == text:
-            merged[-1] = (text, merged[-1][1], end)
-        else:
-            merged.append((text, begin, end))
-        previous = number
-    return merged
-
-
-def _grams(words: Sequence[str], ngram: int) -> dict[int, tuple[str, ...]]:
-    return {begin: tuple(words[begin : begin + ngram]) for begin in range(len(words) - ngram + 1)}
-
-
 def _batches(rows: Iterable[TrainRow]) -> Iterator[list[TrainRow]]:
     batch: list[TrainRow] = []
     size = 0
     for row in rows:
         batch.append(row)
-        size += sum(map(len, row[1]))
+        size += ROW_CHARACTERS + sum(map(len, row[1]))
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

@@ -1,7 +1,7 @@
 """Rows that say almost the same: MinHash finds the candidates, the words themselves decide."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -24,33 +24,38 @@ class NearDuplicate:
     similarity: float
 
 
-def near_duplicates(texts: Iterable[str], similarity: float = 0.8) -> Iterator[NearDuplicate]:
+def near_duplicates(texts: Sequence[str], similarity: float = 0.8) -> Iterator[NearDuplicate]:
     """Every text that is at least ``similarity`` like an earlier one that is not itself such a copy, in order.
 
     Similarity is the Jaccard index of the sets of 5-word shingles; a text of fewer words is one shingle. A pair just at
-    0.8 is overlooked once in about 5,000 times. Texts are held, as the words of candidates are compared.
+    0.8 is overlooked once in about 5,000 times. Texts are read once in order, and those that share a band once more
+    for each comparison; held are 128 bytes of signature for each.
     """
-    texts = list(texts)
+    parts = list(signatures_of(texts))
+    band_NB = np.concatenate(parts) if parts else np.zeros((0, BANDS), dtype=np.uint64)
+    shared_NB = np.zeros(band_NB.shape, dtype=bool)
+    for number in range(BANDS):
+        order = np.argsort(band_NB[:, number], kind="stable")
+        equal = np.flatnonzero(np.diff(band_NB[order, number]) == 0)
+        shared_NB[order[equal], number] = shared_NB[order[equal + 1], number] = True
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    row = 0
-    for signatures in signatures_of(texts):
-        for bands in signatures:
-            keys = list(enumerate(bands.tolist()))
-            candidates = dict.fromkeys(chain.from_iterable(buckets[key] for key in keys if key in buckets))
-            best = max(((jaccard(texts[row], texts[other]), -other) for other in candidates), default=(0.0, 0))
-            if best[0] >= similarity:
-                yield NearDuplicate(row, -best[1], best[0])
-            else:
-                for key in keys:
-                    if len(buckets[key]) < COMPARED:
-                        buckets[key].append(row)
-            row += 1
+    for row in np.flatnonzero(shared_NB.any(axis=1)).tolist():
+        keys = [(number, int(band_NB[row, number])) for number in np.flatnonzero(shared_NB[row]).tolist()]
+        candidates = dict.fromkeys(chain.from_iterable(buckets[key] for key in keys if key in buckets))
+        text = texts[row] if candidates else ""
+        best = max(((jaccard(text, texts[other]), -other) for other in candidates), default=(0.0, 0))
+        if best[0] >= similarity:
+            yield NearDuplicate(row, -best[1], best[0])
+        else:
+            for key in keys:
+                if len(buckets[key]) < COMPARED:
+                    buckets[key].append(row)
 
 
 def jaccard(one: str, other: str) -> float:
     """Of the two sets of shingles, exactly."""
     a, b = shingles(one), shingles(other)
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return len(a & b) / len(a | b)
 
 
 def shingles(text: str) -> set[tuple[str, ...]]:
@@ -68,7 +73,7 @@ def signatures_of(texts: Sequence[str]) -> Iterator[np.ndarray]:
         hashes = hashing.of_sequences(hashing.of_tokens(stream), SHINGLE)
         # The windows of a text are those that begin in it and end in it; of a short text, the one it begins with.
         counts = np.maximum(stream.count_X - SHINGLE + 1, np.minimum(stream.count_X, 1))
-        first = np.cumsum(stream.count_X) - stream.count_X
+        first = stream.first_X
         begins = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         short = np.flatnonzero((stream.count_X < SHINGLE) & (stream.count_X > 0))
         for x in short:  # what follows is another text's

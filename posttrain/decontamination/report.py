@@ -9,18 +9,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.decontamination.index import EvaluationIndex, EvaluationItem, Evaluations
-from posttrain.decontamination.match import Batch, Matches, Spans, TrainRow, match_batches, shared_spans
+from posttrain.decontamination.index import EvaluationIndex, Evaluations
+from posttrain.decontamination.match import Batch, Matches, TrainRow, match_batches
 from posttrain.decontamination.profiles import PROFILES, ProfileName
+from posttrain.decontamination.spans import Spans, shared_spans
+from posttrain.errors import PosttrainError
 
 Policy = Literal["drop_rows", "drop_set", "keep"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A training row and an evaluation item it overlaps. ``spans``: (turn or field, begin, end) in characters."""
+    """A training row and an evaluation item it overlaps. ``train_row``: the row's number in its set, from 0, as ids may
+    repeat. ``spans``: (turn or field, begin, end) in characters."""
 
     train_id: str
+    train_row: int
     item_id: str
     coverage: float
     spans: Spans
@@ -108,6 +112,7 @@ def find_overlaps(
     profile then counts. ``on_rows`` is told how many rows each batch held. Raises PosttrainError if one of several
     ``processes`` dies.
     """
+    _require_shares(item_threshold=item_threshold, set_threshold=set_threshold)
     index = evaluations if isinstance(evaluations, EvaluationIndex) else EvaluationIndex(evaluations, PROFILES[profile])
     batches = match_batches(index, train, Fraction(str(item_threshold)), processes=processes)
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
@@ -124,6 +129,7 @@ def report_on(
     on_rows: Callable[[int], object] = lambda count: None,
 ) -> DecontaminationReport:
     """The report on a training set of which each batch of rows comes with its matches over ``item_threshold``."""
+    _require_shares(item_threshold=item_threshold, set_threshold=set_threshold)
     found = [_OfTask(pairs_shown) for _ in index.tasks]
     overlapped_I = np.zeros(len(index.items), dtype=bool)
     rows = 0
@@ -136,6 +142,8 @@ def report_on(
         on_rows(len(batch))
 
     overlapping = np.bincount(index.task_I[overlapped_I], minlength=len(index.tasks)).tolist()
+    best = [sorted(of_task.best, reverse=True) for of_task in found]
+    spans = iter(shared_spans(index, [(-item, turns) for pairs in best for _, item, _, _, turns in pairs]))
     overlaps = tuple(
         EvaluationOverlap(
             task=task,
@@ -145,13 +153,18 @@ def report_on(
             row_numbers=tuple(of_task.rows),
             pair_count=of_task.count,
             pairs=tuple(
-                Pair(id, index.items[-item][1].id, coverage, shared_spans(index, -item, turns))
-                for coverage, item, _, id, turns in sorted(of_task.best, reverse=True)
+                Pair(id, -row, index.items[-item][1].id, coverage, next(spans)) for coverage, item, row, id, _ in pairs
             ),
         )
-        for (task, items), count, of_task in zip(index.tasks.items(), overlapping, found, strict=True)
+        for (task, items), count, of_task, pairs in zip(index.tasks.items(), overlapping, found, best, strict=True)
     )
     return DecontaminationReport(index.profile.name, index.profile.ngram, item_threshold, set_threshold, rows, overlaps)
+
+
+def _require_shares(**thresholds: float) -> None:
+    for name, value in thresholds.items():
+        if not 0 <= value < 1:
+            raise PosttrainError(f"{name} is {value:g}, no share from 0 to below 1. For 2 % write 0.02.")
 
 
 class _OfTask:
@@ -186,15 +199,3 @@ def decide(report: DecontaminationReport, policy: Policy) -> Decision:
             return Decision(policy, frozenset(range(report.rows)), reason)
         case "drop_rows":
             return Decision(policy, frozenset(row for e in bad for row in e.row_numbers), reason)
-
-
-__all__ = [
-    "Decision",
-    "DecontaminationReport",
-    "EvaluationItem",
-    "EvaluationOverlap",
-    "Evaluations",
-    "Pair",
-    "decide",
-    "find_overlaps",
-]

@@ -4,12 +4,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 
 Splitting = Literal["published", "scripts"]
-"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own."""
+"""``published``: the released separators alone. ``scripts``: and each CJK or Thai character is a token of its own, and
+these scripts' punctuation separates."""
 
 # The released analyzer splits on space , . ? ! : ; ( ) " - newline and backslash, and on nothing else.
 _SEPARATOR_BYTES = b' ,.?!:;()"-\n\\'
@@ -18,12 +20,19 @@ _SEPARATORS = r' ,.?!:;()"\-\n\\'
 # with the words since it has spaces.
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
+# Their punctuation, as the ASCII mark that does the same. Full-width Latin letters and digits are left as they are.
+_ASCII_MARKS: dict[int, str] = dict.fromkeys(
+    map(ord, "。．！？：；（）「」『』〈〉《》【】〔〕［］｛｝｡｢｣።۔।॥"), "."
+) | dict.fromkeys(map(ord, "、，・､･･／"), ",")
+_UNSPACED_SEPARATORS = re.escape("".join(map(chr, _ASCII_MARKS)))
+
 _PATTERNS: dict[Splitting, re.Pattern[str]] = {
     "published": re.compile(f"[^{_SEPARATORS}]+"),
-    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED}]+"),
+    "scripts": re.compile(f"[{_UNSPACED}]|[^{_SEPARATORS}{_UNSPACED_SEPARATORS}{_UNSPACED}]+"),
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
-_SENTENCE_MARK = re.compile(rb'[.?!:;()"\n]')  # what ends a sentence, or sets a quotation apart
+_UNSPACED_ANY = re.compile(f"[{_UNSPACED}{_UNSPACED_SEPARATORS}]")
+_SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
 _SPACE = ord(" ")
 _TO_SPACE = bytes(_SPACE if byte in _SEPARATOR_BYTES else byte for byte in range(256))
 
@@ -33,12 +42,13 @@ def tokens(text: str, splitting: Splitting = "published") -> list[str]:
     return _PATTERNS[splitting].findall(text.lower())
 
 
-def token_spans(text: str, splitting: Splitting = "published") -> list[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def token_spans(text: str, splitting: Splitting = "published") -> tuple[tuple[int, int], ...]:
     """[begin, end) of every token, in characters of ``text`` itself; as many as `tokens` gives.
 
     Lower-casing may change a text's length but never makes or removes a separator, so the counts agree.
     """
-    return [match.span() for match in _PATTERNS[splitting].finditer(text)]
+    return tuple(map(re.Match.span, _PATTERNS[splitting].finditer(text)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,29 +56,46 @@ class TokenStream:
     """The tokens of X texts end to end, T in all, as C bytes of UTF-8 with one space after each.
 
     Two token sequences are equal if and only if their bytes are. ``begin_T``, ``end_T``: each token's place in
-    ``bytes_C``; ``text_T``: the number of its text; ``count_X``: the number of tokens in each text.
+    ``bytes_C``; ``text_T``: the number of its text; ``first_X``, ``count_X``: the tokens of each text.
     """
 
     bytes_C: np.ndarray
     begin_T: np.ndarray
     end_T: np.ndarray
     text_T: np.ndarray
+    first_X: np.ndarray
     count_X: np.ndarray
     _raw: bytes
+    _raw_begin_X: np.ndarray
     _raw_begin_T: np.ndarray
 
     def sequence(self, first: int, count: int) -> bytes:
         """The bytes of ``count`` tokens from number ``first``, without the space after the last."""
         return self.bytes_C[self.begin_T[first] : self.end_T[first + count - 1]].tobytes()
 
-    def stands_alone(self, first: int, count: int) -> bool:
-        """Whether a sentence mark, a line's end or a text's border stands on both sides of these tokens."""
-        last = first + count - 1
-        before = self._raw[self._raw_begin_T[first - 1] if first else 0 : self._raw_begin_T[first]]
-        after = self._raw[
-            self._raw_begin_T[last] : self._raw_begin_T[last + 1] if last + 1 < len(self._raw_begin_T) else None
-        ]
-        return (first == 0 or bool(_SENTENCE_MARK.search(before))) and bool(_SENTENCE_MARK.search(after))
+    def characters(self, first: int, stop: int, number: int, text: str, splitting: Splitting) -> tuple[int, int]:
+        """[begin, end) in ``text``, which has this ``number``, of the tokens ``first`` to before ``stop``."""
+        last = stop - 1
+        if text.isascii():
+            end = self._raw_begin_T[last] + self.end_T[last] - self.begin_T[last]
+            border = self._raw_begin_X[number]
+            return int(self._raw_begin_T[first] - border), int(end - border)
+        spans = token_spans(text, splitting)
+        return spans[first - self.first_X[number]][0], spans[last - self.first_X[number]][1]
+
+    @cached_property
+    def marked_T(self) -> np.ndarray:
+        """bool, T + 1: whether a sentence mark or a text's border stands before each token, and at the end."""
+        if not len(self.begin_T):
+            return np.ones(1, dtype=bool)
+        marks, begin_T = _SENTENCE_MARK[np.frombuffer(self._raw, np.uint8)], self._raw_begin_T
+        gap_T = np.diff(begin_T) - (self.end_T - self.begin_T)[:-1]
+        marked = np.concatenate(([True], marks[begin_T[1:] - 1], [True]))
+        wide = np.flatnonzero(~marked[1:-1] & (gap_T > 1))
+        if len(wide):
+            inside, first = ranges(begin_T[wide + 1] - gap_T[wide], gap_T[wide])
+            marked[wide + 1] = np.logical_or.reduceat(marks[inside], first)
+        return marked
 
 
 def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
@@ -76,7 +103,10 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
 
     Every separator is ASCII, and no byte of a longer UTF-8 character is, so bytes are split where characters are.
     """
-    encoded = [_spaced(text, splitting).encode("utf-8", "surrogatepass") for text in texts]
+    lower = [text.lower() for text in texts]
+    if splitting == "scripts":
+        lower = [text if text.isascii() or not _UNSPACED_ANY.search(text) else _spaced(text) for text in lower]
+    encoded = [text.encode("utf-8", "surrogatepass") for text in lower]
     raw = b"\n".join([*encoded, b""])
     raw_C = np.frombuffer(raw.translate(_TO_SPACE), dtype=np.uint8)
     gap_C = raw_C == _SPACE
@@ -85,15 +115,15 @@ def lay_out(texts: Sequence[str], splitting: Splitting) -> TokenStream:
     end_T = np.flatnonzero(bytes_C == _SPACE)
     begin_T = np.concatenate(([0], end_T[:-1] + 1)) if len(end_T) else end_T
     raw_begin_T = np.flatnonzero(after_gap_C & ~gap_C)
-    border_X = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
-    count_X = np.diff(np.searchsorted(raw_begin_T, border_X), prepend=0)
+    raw_begin_X = np.cumsum(np.fromiter(map(len, [b"", *encoded]), np.int64, len(encoded) + 1) + 1) - 1
+    border_X = np.searchsorted(raw_begin_T, raw_begin_X)
+    count_X = np.diff(border_X)
     text_T = np.repeat(np.arange(len(texts)), count_X)
-    return TokenStream(bytes_C, begin_T, end_T, text_T, count_X, raw, raw_begin_T)
+    return TokenStream(bytes_C, begin_T, end_T, text_T, border_X[:-1], count_X, raw, raw_begin_X[:-1], raw_begin_T)
 
 
-def _spaced(text: str, splitting: Splitting) -> str:
-    text = text.lower()
-    return text if splitting == "published" or text.isascii() else _UNSPACED_CHARACTER.sub(r" \g<0> ", text)
+def _spaced(text: str) -> str:
+    return _UNSPACED_CHARACTER.sub(r" \g<0> ", text.translate(_ASCII_MARKS))
 
 
 class Hashing:
@@ -132,16 +162,18 @@ class Hashing:
             first = last
         return hash_T
 
-    def of_sequences(self, hash_T: np.ndarray, count: int, shorter: np.ndarray | None = None) -> np.ndarray:
-        """uint64, for the ``count`` tokens from each token on; beyond the last token zeros follow.
+    def of_sequences_at(self, hash_T: np.ndarray, first_N: np.ndarray, count: int) -> np.ndarray:
+        """uint64, for the ``count`` tokens from each of ``first_N`` on."""
+        hash_N = np.zeros(len(first_N), dtype=np.uint64)
+        for n, factor in enumerate(self.factors[:count]):
+            hash_N += hash_T[first_N + n] * factor
+        return hash_N
 
-        ``shorter``: the result for ``count - 1``, to go on from; it is overwritten.
-        """
-        hashes = shorter if shorter is not None else self.of_sequences(hash_T, count - 1) if count > 1 else None
-        if hashes is None:
-            return hash_T * self.factors[0]
-        beyond = max(0, len(hash_T) - count + 1)
-        hashes[:beyond] += hash_T[count - 1 :] * self.factors[count - 1]
+    def of_sequences(self, hash_T: np.ndarray, count: int) -> np.ndarray:
+        """uint64, for the ``count`` tokens from each token on; beyond the last token zeros follow."""
+        hashes = hash_T * self.factors[0]
+        for n in range(1, count):
+            hashes[: max(0, len(hash_T) - n)] += hash_T[n:] * self.factors[n]
         return hashes
 
 
@@ -153,11 +185,16 @@ def same_bytes(
     for start in range(0, len(length_N), 1 << 14):
         part = slice(start, start + (1 << 14))
         length = length_N[part]
-        first = np.cumsum(length) - length
-        step = np.arange(int(length.sum())) - np.repeat(first, length)
-        equal = one[np.repeat(begin_one_N[part], length) + step] == other[np.repeat(begin_other_N[part], length) + step]
-        same_N[part] = np.logical_and.reduceat(equal, first)
+        of_one, first = ranges(begin_one_N[part], length)
+        of_other, _ = ranges(begin_other_N[part], length)
+        same_N[part] = np.logical_and.reduceat(one[of_one] == other[of_other], first)
     return same_N
+
+
+def ranges(begin_N: np.ndarray, length_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of ``length_N`` (at least 1) places from each begin on, end to end, and where each range begins."""
+    first_N = np.cumsum(length_N) - length_N
+    return np.repeat(begin_N - first_N, length_N) + np.arange(int(length_N.sum())), first_N
 
 
 def _powers(base: int, count: int) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 import html
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from posttrain.demo.stream import grow
@@ -13,6 +11,13 @@ from posttrain.errors import PosttrainError
 from posttrain.inference.protocols import Sampler, SamplingParameters
 
 Messages = list[dict[str, str]]
+DOWNLOAD = """(text) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+  link.download = "conversation.json";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,11 @@ def answers(
             yield list(grown)
 
 
-def page(run: str, stages: Sequence[str], load: Callable[[str], Talker]):
-    """The gradio page of a run. ``load`` is called once for each chosen stage. Raises PosttrainError without gradio."""
+def page(run: str, stages: Sequence[str], load: Callable[[str], Talker], beside: tuple[str, str]):
+    """The gradio page of a run. ``beside``: the two stages that are chosen at first.
+
+    ``load`` is called once for each chosen stage. Raises PosttrainError without gradio.
+    """
     try:
         import gradio as gr
     except ImportError:
@@ -83,23 +91,22 @@ def page(run: str, stages: Sequence[str], load: Callable[[str], Talker]):
             "seed": seed,
         }
         sides = [{"stage": left_stage, "messages": _plain(left)}, {"stage": right_stage, "messages": _plain(right)}]
-        path = Path(tempfile.mkdtemp()) / "conversation.json"
-        path.write_text(json.dumps({"run": run, "settings": settings, "sides": sides}, indent=2, ensure_ascii=False))
-        return str(path)
+        return json.dumps({"run": run, "settings": settings, "sides": sides}, indent=2, ensure_ascii=False)
 
     with gr.Blocks(title=f"{run} · posttrain", analytics_enabled=False) as blocks:
         gr.Markdown(f"# {run}\nOne question, two stages. Nothing leaves this machine.")
         with gr.Row():
             sides = []
-            for side, stage in (("Left", stages[-2] if len(stages) > 1 else stages[-1]), ("Right", stages[-1])):
+            for side, stage in zip(("Left", "Right"), beside, strict=True):
                 with gr.Column():
                     chosen = gr.Dropdown(list(stages), value=stage, label=f"{side} stage")
-                    shown = gr.Chatbot(label=f"{side} answer", render_markdown=False, feedback_options=None)
+                    shown = gr.Chatbot(label=f"{side} answer", render_markdown=False, feedback_options=None, buttons=[])
                     sides.append((chosen, shown))
         question = gr.Textbox("", label="Message", placeholder="Ask both", autofocus=True)
         with gr.Row():
             send, clear = gr.Button("Send", variant="primary"), gr.Button("Clear")
-            export = gr.DownloadButton("Export")
+            export = gr.Button("Export")
+        saved = gr.Textbox(visible="hidden", container=False, show_label=False)
         with gr.Accordion("Settings", open=False):
             system = gr.Textbox("", label="System message")
             temperature = gr.Slider(0, 2, 0.7, label="Temperature")
@@ -111,8 +118,17 @@ def page(run: str, stages: Sequence[str], load: Callable[[str], Talker]):
         for event in (send.click, question.submit):
             event(ask, [question, left, right, *settings], [left, right, question], show_progress="hidden")
         clear.click(lambda: ([], []), None, [left, right])
-        export.click(save, [left, right, *settings], export)
+        export.click(save, [left, right, *settings], saved).then(None, saved, None, js=DOWNLOAD)
     return blocks
+
+
+def serve(blocks: Any, **options: Any) -> str:
+    """Starts the page's server and returns its address. Nothing on it leads off the machine. ``options``: of launch."""
+    from gradio import themes
+
+    options |= {"share": False, "footer_links": [], "run_history": False, "theme": themes.Default(primary_hue="blue")}
+    _, address, _ = blocks.queue().launch(**options)
+    return address
 
 
 def _plain(history: Sequence[Mapping[str, Any]]) -> Messages:

@@ -8,7 +8,7 @@ from posttrain.artifacts.hashing import digest_folder
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.encoder import Encoder
 from posttrain.evaluation.judges import JUDGES, Asked, Judge, Judgement, judge_all, judged_score, recorded
-from posttrain.evaluation.protocol import Instance, Protocol
+from posttrain.evaluation.protocol import UNANSWERED, Instance, Protocol
 from posttrain.inference.chat import SamplerChat
 from posttrain.inference.openai import OpenAIEndpoint, Server
 from posttrain.inference.opening import open_local
@@ -35,7 +35,7 @@ def judge_records(
         raise PosttrainError(f"no judge {min(unknown)!r}; there are {', '.join([*JUDGES, ENCODER])}.")
     waiting: dict[str, list[int]] = {}
     for number, (record, (protocol, instance)) in enumerate(zip(records, asked, strict=True)):
-        if protocol.judge and record["finish_reason"] != "over context":
+        if protocol.judge and record["finish_reason"] not in UNANSWERED:
             near = dict(instance.told).get("near")
             waiting.setdefault(protocol.judge.split()[0] if near is None else ENCODER, []).append(number)
     for name, numbers in waiting.items():

@@ -139,6 +139,11 @@ class Task:
         return self.chat.name
 
 
+Asked = tuple[Protocol, Instance]
+# Finish reasons of records without an answer: nothing to verify or judge. The last is no fault of the model.
+UNANSWERED = ("over context", "refused", "no answer")
+
+
 class NotRun(Exception):
     """A task's data is missing or gated. The message says which set it needs; the score is "not run", never a mean."""
 

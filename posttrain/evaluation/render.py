@@ -37,9 +37,15 @@ def response_text(tokenizer: PreTrainedTokenizerBase, protocol: Protocol, token_
     """
     text = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
+    text = before_stops(protocol, text)
+    return text.strip() if protocol.format == "plain" else text
+
+
+def before_stops(protocol: Protocol, text: str) -> str:
+    """What stands before the first stop string."""
     for stop in protocol.decoding.stop_strings:
         text = text.split(stop, 1)[0]
-    return text.strip() if protocol.format == "plain" else text
+    return text
 
 
 def continuations(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, choices: Sequence[str]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.judging import judge_records
-from posttrain.evaluation.protocol import Instance, NotRun, Protocol
+from posttrain.evaluation.protocol import UNANSWERED, Instance, NotRun, Protocol
 from posttrain.evaluation.run import SCORES, Answered, protocol_of, records_file, scored
 from posttrain.evaluation.suites import TASKS
 from posttrain.evaluation.verify import verify
@@ -69,4 +69,6 @@ def _blank(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record without its scores, in its own order of fields."""
     dropped = {"judgement", "other_length"}
     kept = {name: value for name, value in record.items() if name not in dropped}
+    if record["finish_reason"] in UNANSWERED:
+        return kept
     return kept | {"outcome": "wrong", "score": 0.0, "detail": ""}

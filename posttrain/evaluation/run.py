@@ -4,46 +4,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.artifacts.hashing import digest_folder, digest_json
+from posttrain.artifacts.hashing import digest_folder
 from posttrain.artifacts.hub import looks_like_hub_id, resolve_commit
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.data.chat import prepare_tokenizer
+from posttrain.evaluation.asking import SILENT, Answer, Progress, Question, draw, weigh
 from posttrain.evaluation.judging import judge_records
-from posttrain.evaluation.protocol import Format, Instance, NotRun, Task
+from posttrain.evaluation.protocol import Asked, Format, Instance, NotRun, Task
 from posttrain.evaluation.protocol import Protocol as TaskProtocol
-from posttrain.evaluation.render import Rendered, continuations, render, response_text
+from posttrain.evaluation.render import continuations, render, response_text
 from posttrain.evaluation.scores import not_run, suite_average, task_score
 from posttrain.evaluation.sealed import run_folder
 from posttrain.evaluation.verify import about, verify
-from posttrain.inference.journal import Journal, request_key
+from posttrain.inference.journal import Journal
 from posttrain.inference.openai import Server
 from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import Sampler, SampleRequest, SamplingParameters
 
 SCORES = "scores.json"
-BLOCK = 1024  # requests that are asked together; a kill costs at most one block's answers
-Asked = tuple[TaskProtocol, Instance]
-
-
-class Progress(Protocol):
-    """The part of a stage's progress that is used here."""
-
-    def start(self, description: str, total: int, unit: str, done: int = 0) -> None: ...
-
-    def advance(self, amount: int = 1, **shown: float) -> None: ...
-
-
-class Silent:
-    """Progress for nobody."""
-
-    def start(self, description: str, total: int, unit: str, done: int = 0) -> None: ...
-
-    def advance(self, amount: int = 1, **shown: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,34 +38,8 @@ class Limits:
     response_tokens: int | None = None
 
 
-NO_LIMITS, SILENT = Limits(), Silent()
+NO_LIMITS = Limits()
 NO_JUDGES: Mapping[str, str | Server] = {}
-
-
-@dataclass(frozen=True)
-class Question:
-    """An instance as this model is asked it. ``request`` None: the prompt leaves no room, it counts as wrong.
-
-    ``continuations``: the tokens of every choice, where their log-probabilities are wanted and not an answer.
-    """
-
-    task: str
-    protocol: TaskProtocol
-    instance: Instance
-    rendered: Rendered
-    request: SampleRequest | None
-    continuations: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def about(self) -> Asked:
-        return self.protocol, self.instance
-
-
-@dataclass(frozen=True)
-class Answer:
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    logprobs: tuple[float, ...] = ()  # of the choices
 
 
 @dataclass(frozen=True)
@@ -92,12 +49,8 @@ class Answered:
     tasks: Sequence[Task]
     format: Format
     missing: Mapping[str, str]  # task → the data that it needs
-    questions: Sequence[Question]
+    asked: Sequence[Asked]
     records: list[dict[str, Any]]
-
-    @property
-    def asked(self) -> list[Asked]:
-        return [question.about for question in self.questions]
 
 
 def protocol_of(task: Task, format: Format) -> TaskProtocol:
@@ -120,7 +73,7 @@ def evaluate(
     """Scores by task with their average, and one record per answer in the order of tasks and instances; no judge.
 
     ``model`` identifies the weights: an answer that stands in ``journal`` for the same weights, prompt and sampling is
-    not asked again, so a killed run goes on where it was (at the block of questions it had begun).
+    not asked again, so a killed run goes on where it was.
     """
     given: dict[str, Any] = {"format": format, "journal": journal, "hub_mirror": hub_mirror}
     answered = answer(model, sampler, tokenizer, tasks, **given, limits=limits, progress=progress)
@@ -153,18 +106,18 @@ def answer(
         for instance in instances:
             questions += _questions(task.name, protocol, instance, sampler, tokenizer, limits)
     with Journal(journal) as answers:
-        drawn = _ask(model, sampler, [q.request for q in questions if q.request], answers, progress)
-        weighed = _weigh(model, sampler, [q for q in questions if q.continuations], answers, progress)
+        drawn = draw(model, sampler, [q.request for q in questions if q.request], answers, progress)
+        weighed = weigh(model, sampler, [q for q in questions if q.continuations], answers, progress)
     records = []
     for question in questions:
-        request, key = question.request, _key(question)
+        request, key = question.request, question.key
         found = Answer((), "over context")
         if question.continuations:
             found = weighed.get(key, found)
         elif request is not None:
             found = drawn[request.prompt_id, request.sample_index]
         records.append(_record(question, found, tokenizer))
-    return Answered(tasks, format, missing, questions, records)
+    return Answered(tasks, format, missing, [question.about for question in questions], records)
 
 
 def scored(answered: Answered, hub_mirror: Mapping[str, str]) -> dict[str, Any]:
@@ -222,73 +175,6 @@ def _questions(
     return [Question(name, protocol, instance, rendered, request) for request in requests]
 
 
-def _key(question: Question) -> tuple[str, str]:
-    return question.protocol.name, question.instance.id
-
-
-def _ask(
-    model: str, sampler: Sampler, requests: Sequence[SampleRequest], journal: Journal, progress: Progress
-) -> dict[tuple[str, int], Answer]:
-    """(prompt id, sample) → answer; protocols that come down to the same request share one answer.
-
-    Long prompts go first (a straggler at the end costs most), equal prefixes side by side. A block that a kill cut in
-    two is asked again from its first request: an engine's last bits hang on what shares its batch, and the same batch
-    gives the same answers.
-    """
-    by_key: dict[str, SampleRequest] = {}
-    for request in requests:
-        by_key.setdefault(request_key(model, request), request)
-    by_length = sorted(by_key.items(), key=lambda item: (-len(item[1].prompt_ids), item[1].prompt_ids))
-    blocks = [dict(by_length[i : i + BLOCK]) for i in range(0, len(by_length), BLOCK)]
-    open_blocks = [block for block in blocks if not all(key in journal for key in block)]
-    progress.start("answers", len(by_key), "answers", done=len(by_key) - sum(map(len, open_blocks)))
-    for block in open_blocks:
-        for sample in sampler.generate(list(block.values())):
-            answer = {"token_ids": list(sample.token_ids), "finish_reason": sample.finish_reason}
-            journal.put(request_key(model, sample.request), answer)
-            progress.advance()
-    answers = {}
-    for request in requests:
-        stored = journal.get(request_key(model, request))
-        assert stored is not None, f"the engine left {request.prompt_id} without an answer"
-        answers[request.prompt_id, request.sample_index] = Answer(tuple(stored["token_ids"]), stored["finish_reason"])
-    return answers
-
-
-def _weigh(
-    model: str, sampler: Sampler, questions: Sequence[Question], journal: Journal, progress: Progress
-) -> dict[tuple[str, str], Answer]:
-    """The log-probability of every choice after its prompt, summed over the choice's tokens."""
-    keys = {
-        _key(q): [
-            digest_json({"model": model, "prompt": q.rendered.token_ids, "continuation": choice})
-            for choice in q.continuations
-        ]
-        for q in questions
-    }
-    wanted = {
-        key: (question.rendered.token_ids, choice)
-        for question in questions
-        for key, choice in zip(keys[_key(question)], question.continuations, strict=True)
-    }
-    # Choices of one question side by side: they share its whole prompt.
-    ordered = sorted(wanted.items(), key=lambda item: (-len(item[1][0]), item[1][0], len(item[1][1])))
-    blocks = [dict(ordered[i : i + BLOCK]) for i in range(0, len(ordered), BLOCK)]
-    open_blocks = [block for block in blocks if not all(key in journal for key in block)]
-    if wanted:
-        progress.start("choices", len(wanted), "choices", done=len(wanted) - sum(map(len, open_blocks)))
-    for block in open_blocks:
-        scores = sampler.score([prompt + choice for prompt, choice in block.values()])
-        for (key, (prompt, _)), logprobs in zip(block.items(), scores, strict=True):
-            journal.put(key, {"logprob": sum(logprobs[len(prompt) :])})
-        progress.advance(len(block))
-    answers = {}
-    for place, own in keys.items():
-        stored = [journal.get(key) for key in own]
-        answers[place] = Answer((), "stop", tuple(one["logprob"] for one in stored if one is not None))
-    return answers
-
-
 def _record(question: Question, found: Answer, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     protocol, instance = question.protocol, question.instance
     response, reason = response_text(tokenizer, protocol, found.token_ids), found.finish_reason
@@ -298,19 +184,45 @@ def _record(question: Question, found: Answer, tokenizer: PreTrainedTokenizerBas
             response = instance.choices[found.logprobs.index(max(found.logprobs))]
     elif found.logprobs:
         response = json.dumps(found.logprobs)
+    return answer_record(
+        protocol,
+        instance,
+        task=question.task,
+        prompt=question.rendered.text,
+        response=response,
+        finish_reason=reason,
+        prompt_tokens=len(question.rendered.token_ids),
+        response_tokens=len(found.token_ids),
+        sample=question.request.sample_index if question.request else 0,
+    )
+
+
+def answer_record(
+    protocol: TaskProtocol,
+    instance: Instance,
+    *,
+    task: str,
+    prompt: str,
+    response: str,
+    finish_reason: str,
+    prompt_tokens: int = 0,
+    response_tokens: int = 0,
+    sample: int = 0,
+) -> dict[str, Any]:
+    """The record of one answer, not scored yet."""
     return {
-        "task": question.task,
+        "task": task,
         "protocol": protocol.name,
         "id": instance.id,
-        "prompt": question.rendered.text,
+        "prompt": prompt,
         "response": response,
         "outcome": "wrong",
         "score": 0.0,
         "detail": "",
-        "finish_reason": reason,
-        "prompt_tokens": len(question.rendered.token_ids),
-        "response_tokens": len(found.token_ids),
-        **about(instance, protocol, question.request.sample_index if question.request else 0),
+        "finish_reason": finish_reason,
+        "prompt_tokens": prompt_tokens,
+        "response_tokens": response_tokens,
+        **about(instance, protocol, sample),
     }
 
 
@@ -352,7 +264,7 @@ def score_model(
     Returns ``{"model", "note", "format", "tasks", "average"}``. A model whose tokenizer has no chat template, when none
     is given, is asked in the plain form, and ``note`` says so. A bad model folder raises PosttrainError.
     """
-    sampler, tokenizer = open_local(path, device=device, rope_positions=rope_positions)
+    sampler, tokenizer = open_local(path, device=device, rope_positions=rope_positions, listed=True)
     format, notes = "chat", []
     if chat_template is None and tokenizer.chat_template is None:
         format = "plain"

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.artifacts.hashing import digest_json
-from posttrain.evaluation.protocol import Instance, Protocol
+from posttrain.evaluation.protocol import UNANSWERED, Instance, Protocol
 from posttrain.evaluation.scorers import SCORERS
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Verdict
+from posttrain.verifiers.worker import judge
 
 VERIFIER_WORKERS = 2
+FEW = 100  # answers that one worker judges before another is worth its start
 SECONDS_PER_VERDICT = 10.0  # a verdict takes milliseconds; sympy and langdetect can stall on odd text
 SECONDS_PER_PROGRAM = 300.0  # the sandbox has a limit of its own, by benchmark
+
+
+# Plain comparisons of text, in time linear in the answer: they need no process that can be killed.
+PLAIN = ("exact_match", "gsm8k", "substring")
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,11 @@ class _Check:
 def verify(records: list[dict[str, Any]], asked: Sequence[tuple[Protocol, Instance]]) -> None:
     """Puts outcome, score and detail into each record, by the checks of its instance on its response.
 
-    A prompt that was over the context stays wrong. Instances without checks (a judge decides them) are left alone.
+    A record without an answer stays as it is. Instances without checks (a judge decides them) are left alone.
     """
     checks = []
     for number, (record, (protocol, instance)) in enumerate(zip(records, asked, strict=True)):
-        if record["finish_reason"] == "over context":
+        if record["finish_reason"] in UNANSWERED:
             continue
         answer = instance.before + instance.extract(record["response"])
         checks += [_Check(number, name, answer, label, protocol.verifier_mode) for name, label in instance.checks]
@@ -48,16 +54,24 @@ def _verdicts(checks: Sequence[_Check]) -> Iterator[tuple[_Check, Verdict]]:
     for check in checks:
         if check.verifier in SCORERS:
             yield check, SCORERS[check.verifier](check.answer, check.label)
+        elif check.verifier in PLAIN:
+            yield check, judge(check.verifier, check.answer, check.label, check.mode)
     pooled: dict[tuple[str, float], list[_Check]] = {}
     for check in checks:
-        if check.verifier not in SCORERS:
+        if check.verifier not in (*SCORERS, *PLAIN):
             seconds = SECONDS_PER_PROGRAM if check.verifier == "code" else SECONDS_PER_VERDICT
             pooled.setdefault((check.mode, seconds), []).append(check)
     for (mode, seconds), own in sorted(pooled.items(), key=lambda item: item[0]):
         # A greedy model repeats itself: equal answers to one label are judged once.
         unique = list(dict.fromkeys((check.verifier, check.answer, check.label) for check in own))
-        with VerifierPool(VERIFIER_WORKERS, seconds, mode) as pool:
+        # A second worker loads its language data or sympy again: not for a few answers.
+        workers = min(VERIFIER_WORKERS, 1 + len(unique) // FEW)
+        with VerifierPool(workers, seconds, mode) as pool:
             found = dict(zip(unique, pool.verify(unique), strict=True))
+            if seconds == SECONDS_PER_VERDICT:
+                # Once more for what was late: on a machine under load it may have been the worker that had to wait.
+                late = [check for check, verdict in found.items() if verdict.outcome == "timeout"]
+                found |= zip(late, pool.verify(late), strict=True)
         yield from ((check, found[check.verifier, check.answer, check.label]) for check in own)
 
 

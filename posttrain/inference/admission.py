@@ -11,17 +11,21 @@ from collections.abc import Callable
 
 FIRST = 8.0  # requests in flight at the start
 BREAKER = 8  # failures in a row that open it, at least; and one round of all that fly
+UNANSWERED = 60.0  # seconds of patience with a server that has answered nothing yet: more likely a wrong address
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 
 
 class Admission:
     """The gate of one endpoint and model. All methods belong to one event loop.
 
-    ``patience``: seconds without any success after which ``down`` turns true for good.
+    ``patience``: seconds without any success after which ``down`` turns true for good; before the first success at
+    most `UNANSWERED`.
     """
 
     def __init__(self, most: int, patience: float, clock: Callable[[], float]):
-        self.most, self.patience, self._clock = most, patience, clock
+        self.most, self._clock = most, clock
+        self.patience = min(patience, UNANSWERED)
+        self._patience = patience
         self.limit = min(FIRST, float(most))
         self.flying = 0
         self.down = False
@@ -51,6 +55,7 @@ class Admission:
         self._admit()
 
     def success(self) -> None:
+        self.patience = self._patience
         self._failures, self._trouble_since = 0, None
         self._closed_until, self._pause = 0.0, SHORTEST_PAUSE
         grown = self.limit + (1.0 if self.limit < self._threshold else 1.0 / self.limit)

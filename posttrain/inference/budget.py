@@ -72,8 +72,8 @@ class Budget:
 
     def reached(self, model: str) -> BudgetReached:
         return BudgetReached(
-            f"{model}: the budget of {self.limit:g} does not cover another request ({self.spent:.4f} spent, "
-            f"{self.presumed:.4f} presumed for attempts without an answer). All answers so far are in the journal: "
+            f"{model}: the budget of {self.limit:g} does not cover another request ({self.spent:.4g} spent, "
+            f"{self.presumed:.4g} presumed for attempts without an answer). All answers so far are in the journal: "
             "raise the budget and run the command again"
         )
 

@@ -195,6 +195,13 @@ def ask_stream(
     A request that stays without an answer yields its ChatFailure; it is not stored, so that the next run asks again.
     What is finished is on the disk before an error of the endpoint goes through (see `Streaming`).
     """
+    return (one for one in stream(endpoint, requests, journal) if one is not None)
+
+
+def stream(
+    endpoint: Streaming, requests: Iterable[ChatRequest], journal: Journal, *, wait: bool = True
+) -> Iterator[ChatAnswer | ChatFailure | None]:
+    """`ask_stream` that several endpoints can take turns in: without ``wait`` it yields None where it would wait."""
     model = endpoint.model
     flying: dict[str, list[ChatRequest]] = {}
     written = time.monotonic()
@@ -206,6 +213,13 @@ def ask_stream(
             same = flying.pop(_cut(request_key(model, one.request), one.request))
             yield from _for_each(same, one)
 
+    def some() -> Iterator[ChatAnswer | ChatFailure | None]:
+        one = None
+        for one in collected(wait):
+            yield one
+        if one is None:
+            yield None
+
     for request in requests:
         key = _cut(request_key(model, request), request)
         if key in flying:
@@ -216,13 +230,13 @@ def ask_stream(
             yield known
             continue
         while not endpoint.submit(request):
-            yield from collected(True)
+            yield from some()
         flying[key] = [request]
         if time.monotonic() - written > WRITE_EVERY:  # where requests come slowly; else a full house collects
             written = time.monotonic()
             yield from collected(False)
     while endpoint.outstanding:
-        yield from collected(True)
+        yield from some()
 
 
 def _for_each(requests: list[ChatRequest], one: Answered) -> Iterator[Answered]:

@@ -13,6 +13,7 @@ from posttrain.inference.attention import decoding
 from posttrain.inference.cache import SlotCache
 from posttrain.inference.decoder import WrittenOutDecoder, can_write_out
 from posttrain.inference.draw import draw_tokens
+from posttrain.inference.prefixes import Beginnings, shared_prefixes
 from posttrain.inference.protocols import Sample, SampleRequest
 from posttrain.inference.randomness import uniforms
 from posttrain.inference.slots import Slots
@@ -21,6 +22,7 @@ from posttrain.models.backbone import full_precision, hidden_states
 
 # Positions (padding included) in one forward over whole prompts or sequences: enough to keep any device busy.
 _PREFILL_POSITIONS = 8192
+_SCORED_LEAST = 16  # tokens that scored sequences must begin with in common for it to be computed once
 _SCORED_LOGITS = 2**24  # logits held at once while scoring: 64 MiB in fp32
 
 # Settings of transformers' configurations that change logits outside the head, or hide old positions: models that use
@@ -42,6 +44,10 @@ class LocalSampler:
     ``pad_token_id`` fills prompts of one prefill on the right (it is never attended to). ``slots`` completions run at
     once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only. ``cpu_attention``
     False keeps the model's own attention on a CPU.
+
+    ``share_prefixes``: what several listed prompts (or scored sequences) begin with is computed once (`prefixes.py`).
+    The last bits then hang on which prompts are listed together. ``cache_bytes``: listed requests get only so many of
+    the slots that their keys and values keep within it.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class LocalSampler:
         tokenizer: PreTrainedTokenizerBase | None = None,
         weight_version: int = 0,
         cpu_attention: bool = True,
+        share_prefixes: bool = False,
+        cache_bytes: int | None = None,
     ):
         positions = model.config.max_position_embeddings
         self.context_length = positions if context_length is None else min(context_length, positions)
@@ -68,6 +76,8 @@ class LocalSampler:
         assert head is not None, "checked above"
         self._head = head
         self._cpu_attention = cpu_attention
+        self._share_prefixes = share_prefixes
+        self._cache_bytes = cache_bytes
         self._generating = False
 
     @property
@@ -84,14 +94,27 @@ class LocalSampler:
         if self._generating:
             raise RuntimeError("this LocalSampler is generating already: exhaust or close the other iterator first")
         slots = self._slots
+        begins: dict[tuple[int, ...], int] = {}
         if isinstance(requests, Sequence):
-            slots = min(slots, max(1, len(requests)))
             for request in requests:
                 self._check(request)
-        return self._generate(iter(requests), slots)
+            slots = min(slots, max(1, len(requests)), self._affordable(requests))
+            if self._share_prefixes:
+                begins = shared_prefixes(request.prompt_ids for request in requests)
+        return self._generate(iter(requests), slots, begins)
 
-    def _generate(self, requests: Iterator[SampleRequest], slots: int) -> Iterator[Sample]:
+    def _affordable(self, requests: Sequence[SampleRequest]) -> int:
+        """How many of the longest of these the cache may hold."""
+        if self._cache_bytes is None or not requests:
+            return self._slots
+        longest = max(len(request.prompt_ids) + request.sampling.max_tokens for request in requests)
+        return max(1, self._cache_bytes // (min(longest, self.context_length) * _bytes_per_position(self.model)))
+
+    def _generate(
+        self, requests: Iterator[SampleRequest], slots: int, begins: dict[tuple[int, ...], int]
+    ) -> Iterator[Sample]:
         running, cache = Slots(slots), SlotCache(slots)
+        beginnings = Beginnings(begins)
         stop_strings = StopStrings(self._tokenizer)
         written_out = self._cpu_attention and can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
         decoder = WrittenOutDecoder(self.model, self.context_length) if written_out else None
@@ -106,7 +129,7 @@ class LocalSampler:
                 while more and (wanted := len(holes) + slots - running.count):
                     admitted = self._take(requests, wanted)
                     more = len(admitted) == wanted
-                    holes = self._admit(admitted, holes, running, cache, holder)
+                    holes = self._admit(admitted, holes, running, cache, holder, beginnings)
                 if holes:  # no request is left to fill them; ``holder`` goes stale and is not asked again
                     _close(holes, running, cache)
                     holes = []
@@ -134,6 +157,7 @@ class LocalSampler:
         running: Slots,
         cache: SlotCache,
         holder: dict[tuple[int, ...], int],
+        beginnings: Beginnings,
     ) -> list[int]:
         """Starts ``admitted`` in ``holes`` first, then behind the running rows. Returns the holes left over."""
         behind = max(0, len(admitted) - len(holes))
@@ -149,7 +173,7 @@ class LocalSampler:
                 prefills.setdefault(request.prompt_ids, []).append(target)
         if copies:  # before any slot is written: a source may be about to be refilled itself
             cache.copy(self._index(copies), self._index(copies.values()), longest)
-        self._prefill(prefills, cache)
+        self._prefill(prefills, cache, beginnings)
         for target, request in zip(targets, admitted, strict=True):
             replaced = running.requests[target]
             if replaced is not None and holder.get(replaced.prompt_ids) == target:
@@ -160,21 +184,32 @@ class LocalSampler:
         return holes[len(admitted) :]
 
     @torch.no_grad()
-    def _prefill(self, prompts: dict[tuple[int, ...], list[int]], cache: SlotCache) -> None:
+    def _prefill(self, prompts: dict[tuple[int, ...], list[int]], cache: SlotCache, beginnings: Beginnings) -> None:
         """Writes the keys and values of each prompt, but for its last token, into the slots that want it."""
-        ordered = sorted(prompts, key=len)
-        for group in _groups([len(prompt) - 1 for prompt in ordered], _PREFILL_POSITIONS):
-            rows = [ordered[i][:-1] for i in group]
-            cache.prefill()
-            self._backbone(
-                input_ids=self._padded(rows),
-                position_ids=torch.arange(max(map(len, rows)), device=self.device)[None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            slots = [prompts[ordered[i]] for i in group]
-            sources = [row for row, wanted in enumerate(slots) for _ in wanted]
-            cache.insert(self._index(chain.from_iterable(slots)), self._index(sources))
+        for prefix, own in beginnings.groups(prompts):
+            ordered = sorted(own, key=len)
+            start = len(prefix)
+            groups = list(_groups([len(prompt) - 1 - start for prompt in ordered], _PREFILL_POSITIONS, start))
+            cache.reserve(len(ordered[group[-1]]) - 1 for group in groups)
+            if prefix and beginnings.held != prefix:
+                cache.prefill()
+                self._forward([prefix], cache)
+                beginnings.hold(prefix, cache.fresh)
+            for group in groups:
+                cache.prefill(beginnings.computed if prefix else None)
+                self._forward([ordered[i][start:-1] for i in group], cache, start)
+                slots = [prompts[ordered[i]] for i in group]
+                sources = [row for row, wanted in enumerate(slots) for _ in wanted]
+                cache.insert(self._index(chain.from_iterable(slots)), self._index(sources))
+
+    def _forward(self, rows: Sequence[Sequence[int]], cache: SlotCache, start: int = 0) -> torch.Tensor:
+        """Hidden states [B, T, D] of rows that begin at position ``start``, behind what ``cache`` was given."""
+        return self._backbone(
+            input_ids=self._padded(rows),
+            position_ids=torch.arange(start, start + max(map(len, rows)), device=self.device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
 
     @torch.no_grad()
     def _step(
@@ -253,25 +288,49 @@ class LocalSampler:
         was_training = self.model.training
         self.model.eval()
         scores: list[list[float]] = [[0.0] * len(sequence) for sequence in sequences]
-        scored = [i for i, sequence in enumerate(sequences) if len(sequence) > 1]
-        ordered = sorted(scored, key=lambda i: len(sequences[i]))
+        begins = shared_prefixes(sequences, _SCORED_LEAST) if self._share_prefixes else {}
+        by_prefix: dict[tuple[int, ...], list[int]] = {}
+        for i, sequence in enumerate(sequences):
+            if len(sequence) > 1:
+                by_prefix.setdefault(tuple(sequence[: begins.get(tuple(sequence), 0)]), []).append(i)
         try:
-            for group in _groups([len(sequences[i]) for i in ordered], _PREFILL_POSITIONS):
-                rows = [ordered[i] for i in group]
-                ids_BT = self._padded([sequences[row] for row in rows])
-                for row, logprob_T in zip(rows, self._sequence_logprobs(ids_BT), strict=True):
-                    scores[row][1:] = logprob_T[: len(sequences[row]) - 1].tolist()
+            for prefix, own in by_prefix.items():
+                self._score_group(sequences, sorted(own, key=lambda i: len(sequences[i])), prefix, scores)
         finally:
             self.model.train(was_training)
         return scores
 
-    def _sequence_logprobs(self, ids_BT: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _score_group(
+        self, sequences: Sequence[Sequence[int]], ordered: list[int], prefix: tuple[int, ...], scores: list[list[float]]
+    ) -> None:
+        """Fills in the scores of sequences that begin with ``prefix``, shortest first."""
+        start, cache, computed, before = len(prefix), SlotCache(0), None, []
+        if prefix:
+            cache.prefill()
+            hidden_BTD = self._forward([prefix], cache)
+            computed = cache.fresh
+            # The token after the prefix is all sequences' too.
+            [logprob_T] = self._next_logprobs([[*prefix, sequences[ordered[0]][start]]], hidden_BTD)
+            before = logprob_T.tolist()
+        for group in _groups([len(sequences[i]) - start for i in ordered], _PREFILL_POSITIONS, start):
+            rows = [sequences[ordered[i]][start:] for i in group]
+            if prefix:
+                cache.prefill(computed)
+                hidden_BTD = self._forward(rows, cache, start)
+            else:
+                hidden_BTD = hidden_states(self._backbone, self._padded(rows), None)
+            for i, row, logprob_T in zip(group, rows, self._next_logprobs(rows, hidden_BTD), strict=True):
+                scores[ordered[i]][1:] = before + logprob_T[: len(row) - 1].tolist()
+
+    def _next_logprobs(self, rows: Sequence[Sequence[int]], hidden_BTD: torch.Tensor) -> Iterator[torch.Tensor]:
         """Per row, the log-probability of tokens 1 .. T - 1. Padding stands on the right, where causality hides it."""
-        hidden_BTD = hidden_states(self._backbone, ids_BT, None)
-        for ids_T, hidden_TD in zip(ids_BT, hidden_BTD, strict=True):
+        for ids_T, hidden_TD in zip(self._padded(rows), hidden_BTD, strict=True):
             pieces = []
             chunk = max(1, _SCORED_LOGITS // self._head.weight.shape[0])
-            for hidden_CD, next_C in zip(hidden_TD[:-1].split(chunk), ids_T[1:].split(chunk), strict=True):
+            following_T = ids_T[1:]
+            for hidden_CD, next_C in zip(
+                hidden_TD[: len(following_T)].split(chunk), following_T.split(chunk), strict=True
+            ):
                 logprob_CV = self._logits(hidden_CD).log_softmax(-1)
                 pieces.append(logprob_CV.gather(-1, next_C[:, None])[:, 0])
             yield torch.cat(pieces).cpu()
@@ -341,15 +400,26 @@ def _close(holes: list[int], running: Slots, cache: SlotCache) -> None:
         running.move(targets, sources)
 
 
-def _groups(lengths: Sequence[int], positions: int) -> Iterator[range]:
-    """Runs of consecutive rows (``lengths`` ascending) whose padded size stays within ``positions``; never empty."""
-    start = 0
+def _groups(lengths: Sequence[int], positions: int, start: int = 0) -> Iterator[range]:
+    """Runs of consecutive rows (``lengths`` ascending) whose padded size stays within ``positions``; never empty.
+
+    ``start`` positions before each row are attended to but not computed, at an eighth of the cost.
+    """
+    first = 0
     for end, length in enumerate(lengths):
-        if end > start and length * (end - start + 1) > positions:
-            yield range(start, end)
-            start = end
-    if start < len(lengths):
-        yield range(start, len(lengths))
+        if end > first and (length + start // 8) * (end - first + 1) > positions:
+            yield range(first, end)
+            first = end
+    if first < len(lengths):
+        yield range(first, len(lengths))
+
+
+def _bytes_per_position(model: PreTrainedModel) -> int:
+    """Of keys and values in all layers."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * dimension * model.dtype.itemsize
 
 
 def _check_supported(model: PreTrainedModel, context_length: int) -> None:

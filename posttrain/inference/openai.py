@@ -31,8 +31,9 @@ class Server:
     ``api_key_env``: the environment variable that holds the key, which is read at once and written nowhere; None: a
     server without keys. ``seconds``: limit for one attempt, first byte to last. ``attempts``: for a request that fails
     by itself; refusals for lack of capacity (429) do not count. ``patience``: seconds without one success, then the
-    server is down. ``structured``: how a JSON schema is asked for; ``prompt``: only in words, for servers without.
-    ``seeds``: whether the server takes a seed. ``limit_field``: ``max_completion_tokens`` for newer hosted models.
+    server is down (before its first answer: a minute at most). ``structured``: how a JSON schema is asked for;
+    ``prompt``: only in words, for servers without. ``seeds``: whether the server takes a seed. ``limit_field``:
+    ``max_completion_tokens`` for newer hosted models.
     """
 
     base_url: str
@@ -214,7 +215,7 @@ class OpenAIEndpoint:
 
     def _down(self, detail: str) -> EndpointDown:
         return EndpointDown(
-            f"endpoint {self.model} at {self.server.base_url}: down, not one answer in {self.server.patience:g} s "
+            f"endpoint {self.model} at {self.server.base_url}: down, not one answer in {self._admission.patience:g} s "
             f"(last: {detail}). What was answered is in the journal: run the command again once it is up"
         )
 
@@ -294,7 +295,7 @@ class OpenAIEndpoint:
         return usage
 
     def _status_fault(self, error: Any) -> _Fault:
-        status, detail = error.status_code, self._clean(error)
+        status, detail = error.status_code, self._clean(error.response.text or error)
         if status == 429:
             if "insufficient_quota" in detail:
                 return _Fault("quota", f"{detail}. Add credit and run the command again", "endpoint")
@@ -311,8 +312,8 @@ class OpenAIEndpoint:
         return _Fault(str(status), detail, "request")
 
     def _clean(self, error: object) -> str:
-        text = " ".join(str(error).split())[:300]
-        return text.replace(self._key, "***") if self._key else text
+        text = " ".join(str(error).split())
+        return (text.replace(self._key, "***") if self._key else text)[:300]
 
 
 def _sdk() -> Any:

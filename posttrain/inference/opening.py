@@ -8,6 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from posttrain.inference.local import LocalSampler
 from posttrain.models.load import check_vocabulary, load_policy, load_tokenizer
 
+_CPU_CACHE_BYTES = 2 * 2**30
+
 
 def open_local(
     path: str | os.PathLike[str],
@@ -16,11 +18,28 @@ def open_local(
     dtype: torch.dtype = torch.float32,
     rope_positions: int | None = None,
     slots: int = 256,
+    listed: bool = False,
 ) -> tuple[LocalSampler, PreTrainedTokenizerFast]:
-    """The local engine on the policy in ``path``, and its tokenizer as saved. A bad folder raises PosttrainError."""
+    """The local engine on the policy in ``path``, and its tokenizer as saved. A bad folder raises PosttrainError.
+
+    ``listed``: requests will come in whole lists. What they begin with in common is computed once, and their keys and
+    values keep within 2 GiB, or half of what is free on a GPU.
+    """
     tokenizer = load_tokenizer(path)
     policy = load_policy(path, dtype=dtype, device=device, rope_positions=rope_positions)
     check_vocabulary(policy, tokenizer, path)
     # The engine's padding is never attended to, so any id serves where the tokenizer has none of its own.
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    return LocalSampler(policy, pad_token_id=pad_token_id, slots=slots, tokenizer=tokenizer), tokenizer
+    sampler = LocalSampler(
+        policy,
+        pad_token_id=pad_token_id,
+        slots=slots,
+        tokenizer=tokenizer,
+        share_prefixes=listed,
+        cache_bytes=_cache_bytes(policy.device) if listed else None,
+    )
+    return sampler, tokenizer
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_CACHE_BYTES

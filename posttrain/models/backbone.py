@@ -5,14 +5,14 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from posttrain.models.packed_rows import PACKED, pack_rows, packed_hidden_states
+
 
 def hidden_states(
     backbone: nn.Module,
     input_ids_BT: torch.Tensor,
     attention_mask_BT: torch.Tensor | None,
     position_ids_BT: torch.Tensor | None = None,
-    *,
-    packed: bool | None = None,
 ) -> torch.Tensor:
     """Last hidden states [B, T, D] of a causal ``backbone`` (a transformers base model).
 
@@ -21,8 +21,7 @@ def hidden_states(
     from each row's first token. Keep the mask on the CPU: looking at it there costs no wait for a GPU. With
     ``position_ids_BT`` both go to the model as they are; the mask may then be an additive one, [B, 1, T, T].
 
-    ``packed``: right-padded rows run as one row without padding, each attending to itself alone (position ids begin
-    anew where a row does); None: if the model's attention skips the rest of the square instead of masking it.
+    Where attention `packs`, right-padded rows run as one sequence without padding, each attending to itself alone.
     """
     device = next(backbone.parameters()).device
     if position_ids_BT is not None:
@@ -33,8 +32,10 @@ def hidden_states(
             use_cache=False,
         )
     elif attention_mask_BT is None or is_right_padded(attention_mask_BT):
-        if attention_mask_BT is not None and (packs(backbone) if packed is None else packed):
-            return _packed_hidden_states(backbone, input_ids_BT, attention_mask_BT)
+        if attention_mask_BT is not None and packs(backbone):
+            rows = pack_rows(input_ids_BT, attention_mask_BT)
+            hidden_ND = packed_hidden_states(backbone, rows)
+            return hidden_ND.index_select(0, rows.slot_BT.flatten().to(device)).view(*input_ids_BT.shape, -1)
         output = backbone(input_ids=input_ids_BT.to(device), attention_mask=None, use_cache=False)
     else:
         position_ids_BT = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
@@ -49,27 +50,7 @@ def hidden_states(
 
 def packs(backbone: nn.Module) -> bool:
     """Whether attention costs the same for one long row of many short ones as for each alone."""
-    return getattr(backbone.config, "_attn_implementation", "") in ("flex_attention", "flash_attention_2")
-
-
-def _packed_hidden_states(
-    backbone: nn.Module, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor
-) -> torch.Tensor:
-    device = next(backbone.parameters()).device
-    (B, T), mask_B_T = input_ids_BT.shape, attention_mask_BT.bool()
-    at_N = mask_B_T.flatten().nonzero().squeeze(-1)
-    positions_1N = torch.arange(T).expand(B, T).flatten()[at_N.cpu()][None].to(device)
-    ids_1N = input_ids_BT.flatten()[at_N.to(input_ids_BT.device)][None].to(device)
-    ends = {}
-    if getattr(backbone.config, "_attn_implementation", "") == "flash_attention_2":
-        lengths = mask_B_T.sum(-1)
-        starts = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
-        longest = int(lengths.max())
-        ends = dict(cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=longest, max_length_k=longest)
-    output = backbone(input_ids=ids_1N, attention_mask=None, position_ids=positions_1N, use_cache=False, **ends)
-    hidden_ND = output.last_hidden_state[0]
-    hidden_BTD = hidden_ND.new_zeros(B * T, hidden_ND.shape[-1]).index_copy(0, at_N.to(device), hidden_ND)
-    return hidden_BTD.view(B, T, -1)
+    return getattr(backbone.config, "_attn_implementation", "") in (PACKED, "flex_attention", "flash_attention_2")
 
 
 def is_right_padded(attention_mask_BT: torch.Tensor) -> bool:

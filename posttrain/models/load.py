@@ -110,9 +110,15 @@ def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
     New rows are the mean of the old ones (Hewitt 2021, "Initializing new word embeddings"): a new token starts as
     likely as an average one. A model with more rows than tokens (padded to a multiple of 64, say) is left alone. The
-    model's pad, bos and eos ids become the tokenizer's.
+    model's pad, bos and eos ids become the tokenizer's. Raises PosttrainError when even tokens that were not added to
+    the tokenizer have no row.
     """
     old = embedding_rows(model)
+    if tokenizer.vocab_size > old:
+        raise PosttrainError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens besides those that were added to it, the model {old} "
+            "embeddings: it is another model's. Put the model's own tokenizer files into its folder"
+        )
     added = max(0, len(tokenizer) - old)
     if added:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -19,6 +19,9 @@ from posttrain.preferences.aspects import (
 )
 from posttrain.preferences.judge import AspectScore, Candidate, Judged
 
+LETTERS_PER_TOKEN = 2  # at the least, of prose
+TOKENS_PER_RATING = 40  # keys, marks and the number
+
 Answered = Sequence[tuple[VerifiablePrompt, Sequence[Candidate]]]
 Asker = Callable[[Iterable[ChatRequest]], Iterator[ChatAnswer | ChatFailure]]
 
@@ -28,7 +31,7 @@ class JudgeOptions:
     """``single_call``: all aspects in one request. ``swap``: each order also reversed, ratings averaged.
 
     ``attempts``: how often an answer that cannot be read is asked again, each time by another seed; then its ratings
-    are missing.
+    are missing. ``max_tokens`` None: room for every rationale at its full length.
     """
 
     aspects: tuple[str, ...] = tuple(ASPECTS)
@@ -36,7 +39,7 @@ class JudgeOptions:
     swap: bool = False
     attempts: int = 3
     temperature: float = 0.1
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     rationale_letters: int = RATIONALE_LETTERS
     seed: int = 0
 
@@ -94,9 +97,10 @@ def judge_by_aspects(
     found: dict[tuple[int, str, int], list[tuple[bool, Rating]]] = {}  # prompt, aspect, candidate → (swapped, rating)
     keys: dict[tuple[int, str], list[str]] = {}
     open_calls: Iterable[Call] = calls(answered, options)
+    lost: list[Call] = []
     for attempt in range(options.attempts):
         asked: dict[str, Call] = {}
-        again = []
+        again: list[Call] = []
         for one in ask(_requests(open_calls, answered, options, attempt, asked)):
             call = asked.pop(one.request.id)
             if attempt == 0:
@@ -105,7 +109,8 @@ def judge_by_aspects(
                 ratings = _read(one, call)
             except Unreadable as fault:
                 tally.unreadable[str(fault).partition(" (")[0][:60]] += 1
-                again.append(call)
+                refused = isinstance(one, ChatFailure) and one.reason == "refused"  # as it would be again
+                (lost if refused else again).append(call)
                 continue
             for place, by_aspect in enumerate(ratings):
                 for aspect, rating in by_aspect.items():
@@ -117,7 +122,7 @@ def judge_by_aspects(
         open_calls = sorted(again, key=lambda call: (call.prompt, call.aspects, call.swapped))
         if not again:
             break
-    tally.missing = len(list(open_calls))
+    tally.missing = len(lost) + len(list(open_calls))
     judged = []
     for index, (_, candidates) in enumerate(answered):
         row = []
@@ -136,10 +141,12 @@ def judge_request(
 ) -> ChatRequest:
     """The request of one call; ``attempt`` counts from 0 and changes the random numbers alone."""
     texts = [candidates[place].text for place in call.order]
+    ratings = len(texts) * len(call.aspects)
+    limit = options.max_tokens or ratings * (options.rationale_letters // LETTERS_PER_TOKEN + TOKENS_PER_RATING)
     return ChatRequest(
         call.name(prompt.id),
         judge_messages(prompt.messages, texts, call.aspects),
-        SamplingParameters(options.temperature, 1.0, options.max_tokens, seed=options.seed),
+        SamplingParameters(options.temperature, 1.0, limit, seed=options.seed),
         attempt,
         answer_schema(len(texts), call.aspects, options.rationale_letters),
     )
@@ -158,7 +165,12 @@ def _requests(
 def _read(one: ChatAnswer | ChatFailure, call: Call) -> list[dict[str, Rating]]:
     if isinstance(one, ChatFailure):
         raise Unreadable(f"no answer: {one.reason} ({one.detail})")
-    return read_ratings(one.text, len(call.order), call.aspects)
+    try:
+        return read_ratings(one.text, len(call.order), call.aspects)
+    except Unreadable:
+        if one.finish_reason == "length":
+            raise Unreadable("cut at max_tokens") from None
+        raise
 
 
 def _score(ratings: Sequence[tuple[bool, Rating]], keys: Sequence[str]) -> AspectScore:

@@ -11,7 +11,7 @@ from typing import Any
 
 from posttrain.data.rows import Message
 
-VERSION = 1  # raised when a rendered prompt changes: a rating is comparable only with those of the same wording
+VERSION = 2  # raised when a rendered prompt changes: a rating is comparable only with those of the same wording
 RATIONALE_LETTERS = 600
 
 SYSTEM = (
@@ -100,66 +100,70 @@ def judge_messages(prompt: Sequence[Message], texts: Sequence[str], aspects: Seq
         aspect = ASPECTS[name]
         levels = "\n".join(f"{number}: {level}" for number, level in enumerate(aspect.levels, start=1))
         blocks += [f"# Question: {name}", f"{aspect.question}\n{levels}\nN/A: {aspect.not_applicable}."]
-    numbers = ", ".join(map(str, range(1, len(texts) + 1)))
-    ratings = ", ".join(f'"{name}": {{"rationale": "…", "rating": 1 to 5 or "N/A"}}' for name in aspects)
-    blocks.append(
-        f"# Answer\nJSON alone, one entry for each of the texts {numbers}:\n"
-        f'{{"texts": [{{"text": 1, {ratings}}}{", …" if len(texts) > 1 else ""}]}}'
-    )
+    ratings = ", ".join(f'"{name}": {{"rationale": "…", "rating": "1" to "5" or "N/A"}}' for name in aspects)
+    entries = ",\n".join(f'"{key}": {{{ratings}}}' for key in _keys(len(texts)))
+    blocks.append(f"# Answer\nJSON alone, an entry for each text:\n{{{entries}}}")
     return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join(blocks)})
 
 
 def answer_schema(count: int, aspects: Sequence[str], letters: int = RATIONALE_LETTERS) -> dict[str, Any]:
-    """The JSON schema of an answer about ``count`` texts, with rationales of so many letters at most."""
+    """The JSON schema of an answer about ``count`` texts, with rationales of so many letters at most.
+
+    A key for each text, not a list: who is held to the schema rates every text exactly once.
+    """
     rating = {
         "type": "object",
         "properties": {
             "rationale": {"type": "string", "maxLength": letters},
-            "rating": {"enum": [1, 2, 3, 4, 5, "N/A"]},
+            "rating": {"type": "string", "enum": ["1", "2", "3", "4", "5", "N/A"]},
         },
         "required": ["rationale", "rating"],
         "additionalProperties": False,
     }
     entry = {
         "type": "object",
-        "properties": {"text": {"enum": list(range(1, count + 1))}, **dict.fromkeys(aspects, rating)},
-        "required": ["text", *aspects],
+        "properties": dict.fromkeys(aspects, rating),
+        "required": list(aspects),
         "additionalProperties": False,
     }
-    texts = {"type": "array", "items": entry, "minItems": count, "maxItems": count}
-    return {"type": "object", "properties": {"texts": texts}, "required": ["texts"], "additionalProperties": False}
+    keys = _keys(count)
+    entries = dict.fromkeys(keys, entry)
+    return {"type": "object", "properties": entries, "required": keys, "additionalProperties": False}
 
 
 def read_ratings(answer: str, count: int, aspects: Sequence[str]) -> list[dict[str, Rating]]:
     """Per text in the order shown, its rating by aspect. Raises Unreadable unless every text is rated exactly once."""
     first, last = answer.find("{"), answer.rfind("}")
     try:
-        found = json.loads(answer[first : last + 1])
+        found = json.loads(answer[first : last + 1], object_pairs_hook=_once, strict=False)  # line ends in rationales
     except (ValueError, RecursionError):
         raise Unreadable("no JSON object") from None
-    entries = found.get("texts") if isinstance(found, Mapping) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise Unreadable("no list of texts")
-    numbers = [entry.get("text") for entry in entries]
-    if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
-        raise Unreadable(f"texts numbered {numbers!r:.80}")
-    if sorted(numbers) != list(range(1, count + 1)):
-        raise Unreadable(f"texts numbered {numbers!r:.80}, not 1 to {count}")
-    by_number = {entry["text"]: entry for entry in entries}
-    return [{name: _rating(by_number[number], name) for name in aspects} for number in range(1, count + 1)]
+    keys = _keys(count)
+    if not isinstance(found, Mapping) or set(found) != set(keys):
+        raise Unreadable(f"ratings of {sorted(found)!r:.80}, not of the texts 1 to {count}")
+    return [{name: _rating(key, found[key], name) for name in aspects} for key in keys]
 
 
-def _rating(entry: Mapping[str, Any], name: str) -> Rating:
-    found = entry.get(name)
-    if not isinstance(found, Mapping):
-        raise Unreadable(f"text {entry['text']} has no {name}")
-    value, rationale = found.get("rating"), found.get("rationale", "")
+def _keys(count: int) -> list[str]:
+    return [f"text_{number}" for number in range(1, count + 1)]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise Unreadable("a text or an aspect is rated twice")
+    return made
+
+
+def _rating(key: str, entry: Any, name: str) -> Rating:
+    found = entry.get(name) if isinstance(entry, Mapping) else None
+    if not isinstance(found, Mapping) or found.get("rating") is None:
+        raise Unreadable(f"{key} has no rating for {name}")
+    value, rationale = found["rating"], found.get("rationale", "")
     if isinstance(value, str):
-        value = None if value.strip().upper() == "N/A" else int(value) if value.strip() in "12345" else value
+        value = None if value.strip().upper() == "N/A" else int(value) if value.strip() in tuple("12345") else value
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 5):
-        raise Unreadable(f"text {entry['text']}: {name} is {value!r:.40}, not 1 to 5 or N/A")
-    if value is None and found.get("rating") is None:
-        raise Unreadable(f"text {entry['text']} has no rating for {name}")
+        raise Unreadable(f"{key}: {name} is {value!r:.40}, not 1 to 5 or N/A")
     return Rating(value, rationale if isinstance(rationale, str) else str(rationale))
 
 

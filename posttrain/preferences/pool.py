@@ -33,14 +33,12 @@ class Draw:
 def check_pool(pool: Sequence[Member], responses: int, on_policy: int) -> None:
     """Raises PosttrainError where no draw could be made."""
     if responses < 2:
-        raise PosttrainError(f"preferences: responses is {responses}, but a pair needs at least 2")
+        raise PosttrainError(f"responses is {responses}, but a pair needs at least 2")
     if not 0 <= on_policy <= responses:
-        raise PosttrainError(
-            f"preferences: on_policy is {on_policy}, but must be between 0 and responses ({responses})"
-        )
+        raise PosttrainError(f"on_policy is {on_policy}, but must be between 0 and responses ({responses})")
     if on_policy < responses and not pool:
         raise PosttrainError(
-            f"preferences: the pool is empty, but {responses - on_policy} of {responses} answers are to come from it. "
+            f"the pool is empty, but {responses - on_policy} of {responses} answers are to come from it. "
             "Name models under pool, or set on_policy to the number of responses"
         )
 

@@ -1,5 +1,6 @@
 """A set of variants of one recipe: what differs in each, on which seeds, and whose score is compared."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,15 @@ def load_ablation(path: str | PathLike[str]) -> Ablation:
     return found
 
 
-def variant_recipe(ablation: Ablation, name: str, seed: int) -> Recipe:
-    """One variant on one seed. Its evaluation asks the one model that is compared, and nothing beyond it is run."""
+def variant_recipe(ablation: Ablation, name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+    """One variant on one seed. ``overrides``: of every variant, before its own, such as ``scale=smoke``.
+
+    Its evaluation asks the one model that is compared, and nothing beyond it is run.
+    """
     variant = ablation.variants[name]
     label = variant.model or ablation.model
-    overrides = [f"{key}={_yaml(value)}" for key, value in variant.set.items()]
-    recipe = load_recipe(ablation.base, [*overrides, f"seed={seed}"])
+    own = [f"{key}={_yaml(value)}" for key, value in variant.set.items()]
+    recipe = load_recipe(ablation.base, [*overrides, *own, f"seed={seed}"])
     evaluation: Any = recipe.stages.get(ablation.evaluation)
     if evaluation is None or label not in getattr(evaluation, "models", {}):
         raise PosttrainError(f"{ablation.base}: it has no evaluation {ablation.evaluation} of a model {label!r}.")
@@ -66,6 +70,12 @@ def variant_recipe(ablation: Ablation, name: str, seed: int) -> Recipe:
     plain = "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")
     update = {"stages": stages | {ablation.evaluation: only}, "name": f"{ablation.name}-{plain}-seed{seed}"}
     return recipe.model_copy(update=update)
+
+
+def scored_stage(ablation: Ablation, name: str, recipe: Recipe) -> str:
+    """The stage whose model a variant's score is of; the reference itself where that is no stage."""
+    evaluation: Any = recipe.stages[ablation.evaluation]
+    return evaluation.models[ablation.variants[name].model or ablation.model].removeprefix("stage:")
 
 
 def _yaml(value: Any) -> str:

@@ -79,6 +79,7 @@ class StagePlan:
     cost: float
     disk: float
     advice: str = ""
+    episodes: int = 0  # of RLVR
 
     @property
     def gpu_hours(self) -> float:
@@ -158,6 +159,18 @@ def activation_bytes(shape: Shape, tokens: int, *, again: bool) -> float:
     return kept + logits + 2 * 2 * shape.layer
 
 
+def published_error(recipe: Recipe, stage: StagePlan) -> tuple[float, float] | None:
+    """The paper's H100-hours of a stage, and by what share the plan for as much work is above them; None if unknown.
+
+    RLVR's published runs were stopped early, so the plan is taken for their episodes.
+    """
+    hours = known()["published"].get(recipe.name, {}).get(stage.name)
+    if hours is None:
+        return None
+    share = known()["episodes"][recipe.name] / stage.episodes if stage.episodes else 1.0
+    return hours, stage.gpu_hours * share / hours - 1
+
+
 @cache
 def known() -> dict[str, Any]:
     """known.yaml: models, GPUs, sizes of data sets, what published runs took."""
@@ -174,7 +187,7 @@ def _stage(
     efficiency: float | None,
 ) -> StagePlan:
     shape = shape_of(_base(recipe, settings.model), config_of)
-    per_row, P = known()["tokens"], shape.parameters
+    per_row, P, episodes = known()["tokens"], shape.parameters, 0
     again = getattr(settings, "activation_checkpointing", False) or settings.kind == "rlvr"
     trained = 6 + 2 * again
     held = [(shape, True)]
@@ -209,7 +222,8 @@ def _stage(
     seconds = flops / (on.gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
     disk = sum(4 * model.parameters for model, learns in held if learns) + 12 * P  # artifact and checkpoint
     cost = on.gpus * seconds / 3600 * on.price
-    return StagePlan(name, settings.kind, on.gpus, memory / GIB, tokens, seconds, cost, disk / GIB)
+    made = StagePlan(name, settings.kind, on.gpus, memory / GIB, tokens, seconds, cost, disk / GIB)
+    return replace(made, episodes=episodes)
 
 
 def _advice(
@@ -257,7 +271,7 @@ def _base(recipe: Recipe, reference: str) -> str:
 def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) -> int:
     settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]] if reference[:6] == "stage:" else None
     if isinstance(settings, Mixture):
-        return sum(_source_rows(source, rows_of) for source in settings.sources)
+        return sum(_source_rows(recipe, source, rows_of) for source in settings.sources)
     if settings is not None and settings.kind == "preferences":
         if not isinstance(settings.prompts, str):
             return sum(part.count or 0 for part in settings.prompts.parts)  # at most a pair for each prompt
@@ -267,13 +281,13 @@ def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) 
     return _known_rows(reference, rows_of)
 
 
-def _source_rows(source: Any, rows_of: Callable[[str], int | None]) -> int:
+def _source_rows(recipe: Recipe, source: Any, rows_of: Callable[[str], int | None]) -> int:
     if source.count or source.limit:
         return source.count or source.limit
     if source.row_sources:
         parts = {part.row_source: part.used for name in TABLES for part in table(name).parts}
         return sum(parts.get(name, 0) for name in source.row_sources)
-    rows = _known_rows(source.data, rows_of)
+    rows = _rows(recipe, source.data, rows_of)
     return math.ceil(rows * (source.fraction or source.repeat or 1))
 
 

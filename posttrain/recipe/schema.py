@@ -55,7 +55,8 @@ class Optimization(Strict):
     checkpoint_every: Count = 50  # optimizer steps
     lora: LoRA | None = None
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"  # adamw: fused, fp32 moments
-    attention: Literal["sdpa", "flex_attention", "flash_attention_2"] = "sdpa"  # the other two pack rows, on a GPU
+    # packed: rows without padding on a CPU, a pair's prompt read once; the last two pack rows on a GPU
+    attention: Literal["sdpa", "packed", "flex_attention", "flash_attention_2"] = "sdpa"
     activation_checkpointing: bool = False  # a layer's activations are made again in its backward
     compile: bool = False  # torch.compile, layer by layer
     replicas: Count = 1  # HSDP: so many groups of ranks each hold the whole model
@@ -107,8 +108,8 @@ class Source(Strict):
 class Decontamination(Strict):
     profile: Literal["paper", "strict"] = "strict"
     suites: tuple[Literal["development", "unseen"], ...] = ("development", "unseen")
-    item_threshold: float = 0.5  # share of an evaluation item's tokens covered by one training row
-    set_threshold: float = 0.02  # share of an evaluation's items
+    item_threshold: float = Field(0.5, ge=0, lt=1)  # share of an evaluation item's tokens covered by one training row
+    set_threshold: float = Field(0.02, ge=0, lt=1)  # share of an evaluation's items
     on_contamination: Literal["drop_rows", "drop_set", "keep"] = "drop_rows"
 
 
@@ -157,7 +158,7 @@ class Endpoint(Strict):
     concurrency: Count = 64
     seconds: Rate = 600.0  # for one attempt
     attempts: Count = 6
-    patience: Rate = 600.0  # seconds without any answer until the server counts as down
+    patience: Rate = 600.0  # seconds without any answer until the server counts as down; before its first: 60 at most
     structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"  # how JSON is asked for
     seeds: bool = True  # whether the server takes a seed
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -218,6 +219,7 @@ class Safety(Generation):
     make: Literal["safety"]
     data: Reference
     layout: Literal["coconot", "wildguardmix", "wildjailbreak"]
+    judge: Reference | Endpoint | None = None  # answers WildGuard's question; None: refusals are told by phrases
     keep: bool = True  # published responses that fit stay
     limit: Count | None = None
     attempts: Count = 2
@@ -335,7 +337,7 @@ class AspectJudge(Strict):
     swap: bool = False  # each order also reversed, ratings averaged
     attempts: Count = 3  # for an answer that cannot be read
     temperature: float = 0.1
-    max_tokens: Count = 1024
+    max_tokens: Count | None = None  # None: room for every rationale at its full length
     rationale_letters: Count = 600  # longest rationale, where the server holds the model to the schema
     rejected: Literal["random", "worst"] = "random"  # among those rated lower
     margin: float = Field(0.0, ge=0)  # how much lower
@@ -437,7 +439,7 @@ class RLVR(ModelOptions, Learning):
 class Evaluate(ModelOptions):
     kind: Literal["evaluate"]
     suite: Literal["development", "unseen"]
-    models: dict[str, Reference]  # label in the report → model
+    models: dict[str, Reference | Endpoint]  # label in the report → model; behind a server: tasks of plain messages
     tasks: tuple[str, ...] = ()  # protocols such as nano_problems@nano; empty: the whole suite
     # name of a judge → the model that plays it, local or behind a server, or a file of recorded judgements
     judges: dict[str, Reference | Endpoint] = {}

@@ -129,6 +129,6 @@ def _made(run: Path, report: Mapping[str, Any], label: str) -> str | None:
         if figures["kind"] == "evaluate":
             manifest = read_manifest(artifact_folder(run, stage, figures["key"]))
             reference = manifest["settings"].get("models", {}).get(label, "")
-            if reference.startswith("stage:"):
+            if isinstance(reference, str) and reference.startswith("stage:"):  # else a model behind a server
                 return manifest["inputs"].get(reference.removeprefix("stage:"))
     return None

@@ -36,11 +36,15 @@ for (const svg of document.querySelectorAll(".curve svg")) {
 
 // --- the answers
 const unpacked = new Map();
+async function unpack(number) {
+  // The blocks stand last in the file, and the page is of use while they are read; the last one that is there may be torn.
+  while (document.readyState === "loading" && blocks.length < number + 2) await new Promise((go) => setTimeout(go, 20));
+  const bytes = Uint8Array.from(atob(blocks[number].textContent), (character) => character.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
 function block(number) {
   if (!unpacked.has(number)) {
-    const bytes = Uint8Array.from(atob(blocks[number].textContent), (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    unpacked.set(number, new Response(stream).json());
+    unpacked.set(number, unpack(number));
     if (unpacked.size > 64) unpacked.delete(unpacked.keys().next().value);
   }
   return unpacked.get(number);
@@ -90,11 +94,11 @@ if (form && index.tasks.length) {
   const task = () => index.tasks[Number(taskInput.value)];
 
   function models() {
-    const labels = Object.keys(task().outcomes), before = [aInput.value, bInput.value];
-    for (const [select, wanted] of [[aInput, labels[Math.max(0, labels.length - 2)]], [bInput, labels[labels.length - 1]]]) {
-      const kept = select === aInput ? before[0] : before[1];
+    const labels = Object.keys(task().outcomes), first = index.compare[task().suite] || [labels[Math.max(0, labels.length - 2)], labels[labels.length - 1]];
+    for (const [select, wanted] of [[aInput, first[0]], [bInput, first[1]]]) {
+      const kept = select.value;
       select.replaceChildren(...labels.map((label) => el("option", { value: label }, label)));
-      select.value = labels.includes(kept) ? kept : wanted;
+      select.value = labels.includes(kept) ? kept : labels.includes(wanted) ? wanted : labels[0];
     }
   }
 

@@ -4,11 +4,13 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from posttrain.artifacts.atomic import write_text
 from posttrain.artifacts.jsonl import read_jsonl
@@ -66,7 +68,7 @@ def render(report: Mapping[str, Any], run: Path, made: Mapping[str, tuple[Path, 
         pairs={stage: rows for stage, folder in folders.items() if (rows := _pairs(folder))},
         graph=_graph(made),
         graph_box=(BOX, BOX_HEIGHT),
-        index=_json({"models": _labels(instances), "tasks": instances.index}),
+        index=_json({"tasks": instances.index, "compare": _first_pairs(report)}),
         blocks=instances.blocks,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
@@ -80,11 +82,14 @@ def _template() -> jinja2.Template:
     )
     environment.lstrip_blocks = True
     environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": _flat}
+    environment.filters["breakable"] = _breakable
     return environment.get_template("page.html")
 
 
-def _labels(instances: Instances) -> list[str]:
-    return list(dict.fromkeys(label for task in instances.index for label in task["outcomes"]))
+def _first_pairs(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """suite → the two models that stand beside each other at first: those of the suite's first comparison."""
+    first = {name: suite["compare"][0] for name, suite in report["suites"].items() if suite["compare"]}
+    return {name: [pair["b"], pair["a"]] for name, pair in first.items()}
 
 
 def _graph(made: Mapping[str, tuple[Path, Mapping[str, Any]]]):
@@ -130,14 +135,19 @@ def _percent(share: float) -> str:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """A name that may be broken after its punctuation, never inside of a word."""
+    return markupsafe.Markup(re.sub(r"([_@/])", r"\1<wbr>", str(markupsafe.escape(name))))
 
 
 def _figure(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
-        return f"{value:,.4g}"
+        return f"{value:,.4g}".replace("-", "−")
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

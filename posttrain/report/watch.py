@@ -1,53 +1,84 @@
 """What a run is doing, read from its folder: the stages that stand or are being made, and their latest figures."""
 
+import datetime
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
+from posttrain.artifacts.lock import held
 from posttrain.artifacts.manifest import NAME as MANIFEST
 from posttrain.artifacts.manifest import read_manifest
 from posttrain.report.curves import FIRST, Curve, curves
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SHOWN = 4  # figures of a stage
-WIDE = 16  # characters of a sparkline
+SHOWN = 5  # figures of a stage
+WIDE = 24  # characters of a sparkline
 
 
 @dataclass(frozen=True)
 class Watched:
-    """One stage. ``state``: done, running, or stopped. ``step`` and ``curves``: of its metrics, 0 and none without."""
+    """One stage. ``state``: done, running, or stopped; ``seconds``: how long it took, or runs by now, None if stopped.
+
+    ``step`` and ``curves``: of its metrics, 0 and none without.
+    """
 
     name: str
     state: str
+    seconds: float | None
     step: int
     curves: Sequence[Curve]
+
+    @property
+    def figures(self) -> list[str]:
+        """Of a finished stage one line: how its figures began and ended. Of any other a line for each figure."""
+        chief = [curve for curve in self.curves if curve.name in FIRST][:SHOWN]
+        if self.state == "done":
+            return ["  ".join(f"{curve.name} {curve.first:.3g} → {curve.last:.3g}" for curve in chief)]
+        wide = max((len(curve.name) for curve in chief), default=0)
+        return [f"{curve.name:{wide}} {sparkline(curve)} {curve.last:.4g}" for curve in chief] or [""]
 
 
 def look(run: Path) -> list[Watched]:
     """Every stage under a run's folder, in the order in which they began."""
     found: list[tuple[float, Watched]] = []
     for folder in (path for path in run.iterdir() if path.is_dir()):
-        finished = [path for path in folder.iterdir() if (path / MANIFEST).is_file()]
         for checkpoints in folder.glob(".checkpoints-*"):
-            state = "running" if (folder / f".building-{checkpoints.name.split('-', 1)[1]}").is_dir() else "stopped"
-            found.append((checkpoints.stat().st_mtime, _watched(folder.name, state, checkpoints)))
-        if finished:
-            latest = max(finished, key=lambda path: read_manifest(path)["started"])
-            found.append(((latest / MANIFEST).stat().st_mtime, _watched(folder.name, "done", latest)))
+            lock = folder / checkpoints.name.replace(".checkpoints", ".lock", 1)
+            if held(lock):
+                began = lock.stat().st_mtime
+                found.append((began, _watched(folder.name, "running", time.time() - began, checkpoints)))
+            elif checkpoints.is_dir():
+                found.append((checkpoints.stat().st_mtime, _watched(folder.name, "stopped", None, checkpoints)))
+        made = [(read_manifest(path), path) for path in folder.iterdir() if (path / MANIFEST).is_file()]
+        if made:
+            manifest, path = max(made, key=lambda pair: pair[0]["started"])
+            began = datetime.datetime.fromisoformat(manifest["started"]).timestamp()
+            found.append((began, _watched(folder.name, "done", manifest["seconds"], path)))
     return [watched for _, watched in sorted(found, key=lambda pair: pair[0])]
 
 
-def table(stages: Sequence[Watched]) -> Table:
-    """For a terminal."""
+def table(stages: Sequence[Watched], height: int = 10**6) -> Table:
+    """For a terminal of ``height`` lines: the first finished stages give way to those that run."""
     shown = Table(box=None, pad_edge=False)
-    for title in ("stage", "state", "step", "figures"):
-        shown.add_column(title, justify="right" if title == "step" else "left")
-    for stage in stages:
-        chief = [curve for curve in stage.curves if curve.name in FIRST][:SHOWN]
-        figures = "  ".join(f"{curve.name} {sparkline(curve)} {curve.last:.4g}" for curve in chief)
-        shown.add_row(stage.name, stage.state, str(stage.step or ""), figures)
+    for title in ("stage", "state", "time", "step", "figures"):
+        right = title in ("time", "step")
+        shown.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    over = sum(len(stage.figures) for stage in stages) + 2 - height  # the head, and the line that the cursor is on
+    left_out = 0
+    while over > 0 and left_out < len(stages) and stages[left_out].state == "done":
+        over -= 1 if left_out else 0  # the first makes room for the line that tells of them
+        left_out += 1
+    if left_out:
+        shown.add_row(f"… {left_out} before", "done")
+    for stage in stages[left_out:]:
+        clock = "" if stage.seconds is None else str(datetime.timedelta(seconds=round(stage.seconds)))
+        first, *others = stage.figures
+        shown.add_row(stage.name, stage.state, clock, str(stage.step or ""), first)
+        for line in others:
+            shown.add_row("", "", "", "", line)
     return shown
 
 
@@ -58,7 +89,7 @@ def sparkline(curve: Curve) -> str:
     return "".join(BLOCKS[round((value - low) / (high - low or 1) * (len(BLOCKS) - 1))] for value in values)
 
 
-def _watched(name: str, state: str, folder: Path) -> Watched:
-    metrics = folder / "metrics.jsonl"
-    found = curves(metrics)
-    return Watched(name, state, int(max((curve.points[-1][0] for curve in found), default=0)), found)
+def _watched(name: str, state: str, seconds: float | None, folder: Path) -> Watched:
+    found = curves(folder / "metrics.jsonl")
+    step = int(max((curve.points[-1][0] for curve in found), default=0))
+    return Watched(name, state, seconds, step, found)

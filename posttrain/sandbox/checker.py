@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import sys
 from importlib import import_module
+from types import FunctionType, GeneratorType
 
 from posttrain.sandbox.encoding import Channel, EncodingError, decode, encode
 
@@ -17,17 +18,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+# Names that tests apply to answers, and import nowhere: ours, unless nothing else could be what the program is asked
+# for. Else a program could bring a Counter that is always 0.
+_STANDARD = {
+    **dict.fromkeys(["Counter", "OrderedDict", "defaultdict"], "collections"),
+    **dict.fromkeys(["ceil", "floor", "inf", "isclose", "nan", "pi", "sqrt"], "math"),
+}
+
 
 class CandidateGone(BaseException):
     """The candidate's process ended, or broke the protocol. No test's ``except Exception`` swallows it."""
 
 
 class CandidateError(Exception):
-    """The candidate raised something that is no built-in exception."""
+    """The candidate raised something that is no built-in exception, or that would end a process or a loop."""
 
 
-class Uncrossable(Exception):
-    """A test handed the candidate a value that cannot cross, such as a function: a defect of the test."""
+class Uncrossable(BaseException):
+    """A test handed the candidate a value that cannot cross, such as a function or one too large.
+
+    ``defect``: the test does so whatever the program answers. Otherwise an answer may have led to it, and the test
+    fails. No test's ``except Exception`` swallows it.
+    """
+
+    def __init__(self, why: str, defect: bool):
+        super().__init__(why)
+        self.defect = defect
+
+
+class _NotPlain(EncodingError):
+    def __init__(self, value: Any):
+        super().__init__(f"a test passes a {type(value).__name__} to the program; only plain values can cross")
+        self.written = isinstance(value, FunctionType | GeneratorType)  # in the test itself: no value has led to it
 
 
 class Peer:
@@ -36,20 +58,22 @@ class Peer:
     def __init__(self, channel: Channel):
         self.channel = channel
         self.gone: str | None = None
+        self.answered = False  # anything but what its names are
+        self.uncrossed: Uncrossable | None = None  # the first since ``uncrossed`` was last None
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """The value that the candidate answers, or the exception that it raised."""
         if self.gone is not None:
             raise CandidateGone(self.gone)
         try:
-            request = [operation, *[encode(argument, _number) for argument in arguments]]
-        except RecursionError:
-            raise Uncrossable("a value nested too deep") from None
-        try:
-            self.channel.send(request)
+            try:
+                self.channel.send([operation, *[encode(argument, _number) for argument in arguments]])
+            except (EncodingError, RecursionError) as error:
+                defect = not self.answered or getattr(error, "written", False)
+                self.uncrossed = self.uncrossed or Uncrossable(str(error), defect)
+                raise self.uncrossed from None
+            self.answered |= operation != "name"
             return self.answer()
-        except EncodingError as error:
-            raise Uncrossable(str(error)) from None
         except (EOFError, OSError):
             self.gone = "the program ended during a call"
             raise CandidateGone(self.gone) from None
@@ -107,14 +131,16 @@ class Reference:
 def _number(value: Any) -> int:
     if type(value) is Reference:
         return value._number
-    raise Uncrossable(f"a test passes a {type(value).__name__} to the program; only plain values can cross")
+    raise _NotPlain(value)
 
 
 def _exception(kind: str, text: str) -> Exception:
-    """Of the built-in class of that name. One that would end a process (SystemExit) is a CandidateError."""
+    """Of the built-in class of that name. One that would end a process (SystemExit), or the loop that a test calls the
+    program in, as ``map`` does (StopIteration), is a CandidateError."""
     found = getattr(builtins, kind, None)
     made: Exception = CandidateError(f"{kind}: {text}")
-    if isinstance(found, type) and issubclass(found, Exception):
+    ends_loop = found in (StopIteration, StopAsyncIteration)
+    if isinstance(found, type) and issubclass(found, Exception) and not ends_loop:
         try:
             made = found(text)
         except Exception:  # UnicodeDecodeError and its like take more arguments
@@ -123,17 +149,19 @@ def _exception(kind: str, text: str) -> Exception:
     return made
 
 
-def used_names(source: str) -> tuple[set[str], set[str]]:
-    """Names that the source reads, and those of which it reads an attribute, as in ``math.isclose``."""
+def used_names(source: str) -> tuple[set[str], set[str], set[str]]:
+    """Names that the source reads, those of which it reads an attribute, as in ``math.isclose``, and its variables."""
     import ast
 
-    read, bases = set(), set()
+    read, bases, variables = set(), set(), set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            read.add(node.id)
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else variables).add(node.id)
+        elif isinstance(node, ast.arg):
+            variables.add(node.arg)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             bases.add(node.value.id)
-    return read, bases
+    return read, bases, variables
 
 
 def check(request: dict[str, Any], candidate: Channel) -> dict[str, Any]:
@@ -161,17 +189,21 @@ def check(request: dict[str, Any], candidate: Channel) -> dict[str, Any]:
         if request["calls"] is None:
             _bring(names, peer, [request["setup"], *request["tests"]])
         exec(setup, names)
+        if peer.uncrossed:
+            raise peer.uncrossed
         for name in request["calls"] or ():  # after the setup, which may hold a stub of the same name
             names[name] = peer.ask("name", name)
     except BaseException as error:
         return _defect(error) or failed | {"why": f"before the tests: {error!r:.300}"}
     passed, why, memory = [], "", False
     for at, test in enumerate(tests, 1):
+        peer.uncrossed = None
         try:
             exec(test, names)
             error = None if peer.gone is None else CandidateGone(peer.gone)
         except BaseException as raised:
             error = raised
+        error = peer.uncrossed or error
         if error is not None:
             if defect := _defect(error):
                 return defect
@@ -184,17 +216,21 @@ def check(request: dict[str, Any], candidate: Channel) -> dict[str, Any]:
 def _bring(names: dict[str, Any], peer: Peer, sources: list[str]) -> None:
     """Define what the tests use and the candidate has.
 
-    Modules of the standard library are never the candidate's. Built-in functions are (a task may ask for ``sum``) only
-    where the tests use nothing else that could be.
+    Modules of the standard library are never the candidate's. Names of _STANDARD are (a task may ask for ``sqrt``) only
+    where the tests use nothing else that could be, and built-in functions (``sum``) only where there is none of those.
     """
-    read, bases = set(), set()
+    read, bases, variables = set(), set(), set()
     for source in sources:
-        for found, more in zip((read, bases), used_names(source), strict=True):
+        for found, more in zip((read, bases, variables), used_names(source), strict=True):
             found |= more
-    modules = bases & sys.stdlib_module_names
-    names |= {name: import_module(name) for name in sorted(read & modules)}
-    theirs = sorted(name for name in read - modules if name not in vars(builtins))
-    for name in theirs or sorted(read):
+    modules = read & bases & sys.stdlib_module_names
+    names |= {name: import_module(name) for name in sorted(modules)}
+    theirs = read - modules - vars(builtins).keys() - _STANDARD.keys()
+    if theirs - variables:
+        names |= {name: getattr(import_module(_STANDARD[name]), name) for name in read & _STANDARD.keys()}
+    else:
+        theirs |= read & _STANDARD.keys() or read & vars(builtins).keys()
+    for name in sorted(theirs):
         try:
             names[name] = peer.ask("name", name)
         except NameError:
@@ -203,7 +239,8 @@ def _bring(names: dict[str, Any], peer: Peer, sources: list[str]) -> None:
 
 def _defect(error: BaseException) -> dict[str, str] | None:
     """What is the tests' own fault: a module that is not installed here, a value that cannot cross."""
-    if isinstance(error, ImportError | Uncrossable) and not getattr(error, "from_candidate", False):
+    missing = isinstance(error, ImportError) and not getattr(error, "from_candidate", False)
+    if missing or (isinstance(error, Uncrossable) and error.defect):
         return {"defect": f"the tests cannot run: {error!r:.300}"}
     return None
 

@@ -29,8 +29,12 @@ _SYS_CLONE3, _CLONE_PIDFD = 435, 0x1000
 _CAPABILITY_VERSION_3 = 0x20080522
 _SET_SECCOMP, _SECCOMP_FILTER = 22, 2
 # Calls that no program needs and that reach beyond it: other processes' memory, keyrings (which outlive it),
-# namespaces, parts of the kernel that had many holes. The numbers are of the machines below, in their order.
+# namespaces, memory that no limit counts, parts of the kernel that had many holes. The numbers are of the machines
+# below, in their order.
 _FORBIDDEN = (
+    ("shmget", 29, 194),
+    ("semget", 64, 190),
+    ("msgget", 68, 186),
     ("ptrace", 101, 117),
     ("add_key", 248, 217),
     ("request_key", 249, 218),
@@ -41,12 +45,17 @@ _FORBIDDEN = (
     ("setns", 308, 268),
     ("process_vm_readv", 310, 270),
     ("process_vm_writev", 311, 271),
+    ("memfd_create", 319, 279),
     ("bpf", 321, 280),
     ("userfaultfd", 323, 282),
     ("io_uring_setup", 425, 425),
     ("io_uring_enter", 426, 426),
     ("io_uring_register", 427, 427),
+    ("memfd_secret", 447, 447),
 )
+# Sockets of other families (AF_VSOCK reaches the hypervisor) are not confined by a network namespace.
+_SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 # What the filter calls the machines of which it knows the numbers.
 _MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _DEVICES = "null", "zero", "full", "random", "urandom"
@@ -106,25 +115,37 @@ def isolate(folders: Sequence[str]) -> None:
 
 
 def _forbid_calls() -> None:
-    """EPERM for the calls of _FORBIDDEN, and for any call by another machine's numbers. Nothing on other machines."""
+    """EPERM for the calls of _FORBIDDEN, for sockets but of Unix and the internet, and for any call by the numbers of
+    another machine. Nothing on other machines."""
     machine = os.uname().machine
     if machine not in _MACHINES:
         return
-    numbers = [entry[1 + list(_MACHINES).index(machine)] for entry in _FORBIDDEN]
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # of the kernel's packet filters, on (number, machine, …)
-    allowed, refused = 0x7FFF0000, 0x00050000 | 1
-    last = len(numbers) + 1
-    steps = [
-        (load, 0, 0, 4),
-        (equal, 1, 0, _MACHINES[machine]),
-        (give, 0, 0, refused),
-        (load, 0, 0, 0),
-        (at_least, last, 0, 1 << 30),  # x86's third set of numbers
-        *((equal, last - at, 0, number) for at, number in enumerate(numbers, 1)),
-        (give, 0, 0, allowed),
-        (give, 0, 0, refused),
+    at = list(_MACHINES).index(machine)
+    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # of the kernel's packet filters
+    the_number, the_machine, first_argument = 0, 4, 16  # where they lie in what the filter sees
+    allow, refuse = -2, -1  # the last two steps
+    steps = [  # what to do, with which value, and how many steps to skip if it holds and if not
+        (load, the_machine, 0, 0),
+        (equal, _MACHINES[machine], 0, refuse),
+        (load, the_number, 0, 0),
+        (at_least, 1 << 30, refuse, 0),  # x86's third set of numbers
+        *((equal, entry[1 + at], refuse, 0) for entry in _FORBIDDEN),
+        (equal, _SOCKET[at], 0, 4),
+        (load, first_argument, 0, 0),
+        (equal, _AF_INET, allow, 0),
+        (equal, _AF_INET6, allow, 0),
+        (equal, _AF_UNIX, allow, refuse),
+        (equal, _SOCKETPAIR[at], 0, allow),
+        (load, first_argument, 0, 0),
+        (equal, _AF_UNIX, allow, refuse),
+        (give, 0x7FFF0000, 0, 0),
+        (give, 0x00050000 | 1, 0, 0),
     ]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    packed = b""
+    for place, (operation, value, *skips) in enumerate(steps, 1):
+        skips = (skip if skip >= 0 else len(steps) - place + skip for skip in skips)
+        packed += struct.pack("=HBBI", operation, *skips, value)
+    code = ctypes.create_string_buffer(packed)
     filter_ = struct.pack("=H6xQ", len(steps), ctypes.addressof(code))
     _done(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, filter_, 0, 0), "seccomp")
 

@@ -29,7 +29,7 @@ from posttrain.errors import PosttrainError
 from posttrain.sandbox.encoding import Channel, EncodingError
 from posttrain.sandbox.zygote import DENIED, READY, STATUS
 
-Limit = Literal["time", "memory", "output"]
+Limit = Literal["time", "memory", "output", "size"]  # "size": of the program, MAX_MESSAGE
 ALLOW_DEGRADED = "POSTTRAIN_ALLOW_DEGRADED_SANDBOX"  # environment variable; "1" allows verifiers a degraded sandbox
 
 _START_SECONDS = 60.0  # until the zygote is ready, on a machine under load
@@ -187,9 +187,13 @@ class Sandbox:
             candidate, checker = stack.enter_context(jails)
             theirs.close()
             checkers.close()
-            _try_send(ours, program)  # before the request: the checker writes there once it has that
+            failed = (False,) * len(tests)
+            # Before the request: the checker writes there once it has that.
+            if why := _try_send(ours, program):
+                return TestsResult(failed, "size", None, f"the program: {why}")
             ours.close()
-            _try_send(verdicts, request)
+            if why := _try_send(verdicts, request):
+                return TestsResult(failed, None, f"the tests: {why}")
             answer, late = None, not _readable(verdicts, until)
             if not late:
                 try:
@@ -199,7 +203,6 @@ class Sandbox:
             candidate.kill()
             checker.end()
             status, cpu, _ = candidate.end()
-        failed = (False,) * len(tests)
         if answer is None:
             limit: Limit = "time" if late else "memory"
             return TestsResult(failed, limit, None, f"not done within {seconds:g} s" if late else "too much data", cpu)
@@ -228,7 +231,8 @@ class Sandbox:
             with open(write, "wb", buffering=0) as writer:
                 (jail,) = stack.enter_context(self._jails(("script", seconds, [theirs, source, writer])))
             theirs.close()
-            _try_send(ours, program)
+            if why := _try_send(ours, program):
+                return ScriptResult(b"", -signal.SIGKILL, "size", f"the program: {why}")
             output, limit = self._read(reader, until)
             if limit is None and not _readable(jail.control, until):
                 limit = "time"
@@ -370,11 +374,15 @@ def _readable(file: Any, until: float) -> bool:
     return bool(watch.poll(max(0.0, until - monotonic()) * 1000))
 
 
-def _try_send(to: socket.socket, message: Any) -> None:
+def _try_send(to: socket.socket, message: Any) -> str:
+    """Why the message is too large to be sent; empty where it is not."""
     try:
         Channel(to.fileno()).send(message)
+    except EncodingError as error:
+        return str(error)
     except OSError:
         pass  # it has ended already, which shows in its status
+    return ""
 
 
 def _last_words(channel: socket.socket) -> str:

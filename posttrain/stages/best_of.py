@@ -35,7 +35,7 @@ def run(context: StageContext) -> dict[str, Any]:
     wanted: BestOf = context.settings.generator
     needed = {"judge": wanted.judge, "reward_model": wanted.reward_model}
     if wanted.by in needed and needed[wanted.by] is None:
-        raise PosttrainError(f"stage {context.name}: by: {wanted.by} needs {wanted.by}, the model that scores")
+        raise PosttrainError(f"by: {wanted.by} needs {wanted.by}, the model that scores")
     rejects = Rejects(context.output / "rejected.jsonl")
     path = context.resolve(wanted.prompts, prefer="dataset")
     prompts = list(read_prompts(path, wanted.rows, rejects, context.hub_mirror))
@@ -56,7 +56,8 @@ def run(context: StageContext) -> dict[str, Any]:
     answered: Answered = [(p, [answers[p.id, i] for i in places if (p.id, i) in answers]) for p in prompts]
     with VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict") as verifiers:
         checked = judge_by_rules(answered, verifiers)
-    scores = _scores(context, wanted, answered, [[one.rating for one in row] for row in checked])
+    costs = {} if (spent := model.costs()) is None else {model.name: spent}
+    scores = _scores(context, wanted, answered, [[one.rating for one in row] for row in checked], costs)
     rows, records = [], []
     for (prompt, candidates), codes, scored in zip(answered, checked, scores, strict=True):
         passes = [all(v.outcome == "correct" for v in one.verdicts) if one.verdicts else None for one in codes]
@@ -68,17 +69,17 @@ def run(context: StageContext) -> dict[str, Any]:
             rows.append(Conversation(prompt.id, messages, prompt.source, {"model": model.name, "score": scored[best]}))
     write_jsonl(context.output / "candidates.jsonl", records)
     if not rows:
-        raise PosttrainError(f"stage {context.name}: no answer to any of {len(prompts)} prompts passed; raise samples")
+        raise PosttrainError(f"no answer to any of {len(prompts)} prompts passed; raise samples")
     made = write_rows(context.output / "sft.jsonl", rows)
     judged = [one for row in records for one in row["passes"] if one is not None]
     metrics: dict[str, Any] = {"pass_rate": sum(judged) / len(judged) if judged else None}
-    if (costs := model.costs()) is not None:
-        metrics["endpoints"] = {model.name: costs}
+    if costs:
+        metrics["endpoints"] = costs
     return {"rows": {"prompts": len(prompts), "sft": made, "rejected": rejects.count}, "metrics": metrics}
 
 
 def _scores(
-    context: StageContext, wanted: BestOf, answered: Answered, by_code: list[list[float | None]]
+    context: StageContext, wanted: BestOf, answered: Answered, by_code: list[list[float | None]], costs: dict[str, Any]
 ) -> list[list[float | None]]:
     if wanted.by == "judge" and wanted.judge is not None:
         judge = open_model(context, wanted.judge, wanted)
@@ -87,6 +88,8 @@ def _scores(
             judged, _ = judge_by_aspects(answered, judge.ask, judge.name, options)
         finally:
             judge.close()
+        if (spent := judge.costs()) is not None:
+            costs[f"judge {judge.name}"] = spent
         return [[one.rating for one in row] for row in judged]
     if wanted.by == "reward_model" and wanted.reward_model is not None:
         return _rewards(context, wanted.reward_model, answered)

@@ -1,6 +1,7 @@
 """A recipe's chat model opened: a local engine, or an endpoint with the journal of everything it was paid for."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
@@ -11,10 +12,10 @@ from urllib.parse import quote
 from posttrain.artifacts.lock import Lock
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.errors import PosttrainError
-from posttrain.inference.budget import Account, Budget, Price
+from posttrain.inference.budget import Account, Budget, BudgetReached, Price
 from posttrain.inference.chat import SamplerChat
-from posttrain.inference.journal import Journal, ask, ask_stream, stored_answer
-from posttrain.inference.openai import OpenAIEndpoint, Server
+from posttrain.inference.journal import Journal, ask, stored_answer, stream
+from posttrain.inference.openai import EndpointDown, OpenAIEndpoint, Server
 from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import ChatAnswer, ChatFailure, ChatRequest
 from posttrain.recipe.schema import Endpoint, ModelOptions
@@ -22,6 +23,8 @@ from posttrain.stages.base import Progress, StageContext
 
 Answer = ChatAnswer | ChatFailure
 
+TURN = 256  # answers of one endpoint before the next has its turn
+POLL = 0.01  # seconds between looks at endpoints of which none has anything
 BLOCK = 2048  # requests that a local engine is asked together; a kill costs at most one block's answers
 
 
@@ -49,7 +52,7 @@ def open_model(
     """``options``: how a local model is loaded. ``recorded``: an endpoint's answers come from its journal alone."""
     if isinstance(model, str):
         return _Local(context, model, options)
-    return _Recorded(context, model) if recorded else _Remote(context, model)
+    return _Recorded(context, model) if recorded else Remote(context, model)
 
 
 def counted(model: ChatModel, progress: Progress) -> Callable[[Iterable[ChatRequest]], Iterator[Answer]]:
@@ -61,6 +64,31 @@ def counted(model: ChatModel, progress: Progress) -> Callable[[Iterable[ChatRequ
             yield one
 
     return ask
+
+
+def at_once(
+    streams: Mapping[str, Iterator[Answer | None]], failed: dict[str, PosttrainError]
+) -> Iterator[tuple[str, Answer]]:
+    """What several endpoints answer, with their names, as it comes. One that is down or has spent its budget goes into
+    ``failed`` and does not keep the others from answering."""
+    waiting = dict(streams)
+    while waiting:
+        moved = False
+        for name, answers in list(waiting.items()):
+            try:
+                for _ in range(TURN):
+                    one = next(answers)
+                    if one is None:
+                        break
+                    moved = True
+                    yield name, one
+            except StopIteration:
+                del waiting[name]
+            except (EndpointDown, BudgetReached) as error:
+                failed[name] = error
+                del waiting[name]
+        if not moved:
+            time.sleep(POLL)
 
 
 def journal_path(context: StageContext, name: str) -> Path:
@@ -75,7 +103,7 @@ class _Local:
             context.resolve(model), device=context.device, rope_positions=options.rope_positions
         )
         self._endpoint = SamplerChat(sampler, prepare_tokenizer(tokenizer, options.chat_template), model)
-        self._journal = Journal(context.checkpoints / "journal.jsonl")
+        self._journal = Journal(context.checkpoints / f"journal-{quote(model, safe='')}.jsonl")
 
     def ask(self, requests: Iterable[ChatRequest]) -> Iterator[Answer]:
         requests = iter(requests)
@@ -90,7 +118,9 @@ class _Local:
         self._journal.close()
 
 
-class _Remote:
+class Remote:
+    """An endpoint with its journal. ``stream`` yields None where it would wait (see `at_once`)."""
+
     def __init__(self, context: StageContext, settings: Endpoint):
         self.name = name_of(settings)
         self._stack = ExitStack()
@@ -104,7 +134,10 @@ class _Remote:
         self._used = Account()
 
     def ask(self, requests: Iterable[ChatRequest]) -> Iterator[Answer]:
-        for one in ask_stream(self._endpoint, requests, self._journal):
+        return (one for one in self.stream(requests, wait=True) if one is not None)
+
+    def stream(self, requests: Iterable[ChatRequest], *, wait: bool = False) -> Iterator[Answer | None]:
+        for one in stream(self._endpoint, requests, self._journal, wait=wait):
             if isinstance(one, ChatAnswer):
                 self._used.add(one.usage)
             yield one

@@ -1,5 +1,6 @@
 """Files of rows against the evaluations, outside of a recipe: a report, and a copy without what leaks."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ from posttrain.decontamination.index import EvaluationIndex, Evaluations
 from posttrain.decontamination.profiles import PROFILES, ProfileName
 from posttrain.decontamination.ray_data import match_files
 from posttrain.decontamination.report import Decision, DecontaminationReport, Policy, decide, find_overlaps, report_on
+from posttrain.errors import PosttrainError
 from posttrain.stages.fresh_report import REPORT
 from posttrain.stages.suite_items import suite_items
 
@@ -57,8 +59,11 @@ def checked_copy(
     read twice and never held. ``ray_workers``: of the Ray cluster that is at hand, instead of ``processes``.
     """
     of_suites, not_run = suite_items(suites, hub_mirror or {})
+    if taken := sorted(set(of_suites) & set(against or ())):
+        raise PosttrainError(f"{', '.join(taken)} of the suites would be replaced by `against`. Give it another name.")
     index = EvaluationIndex({**of_suites, **(against or {})}, PROFILES[profile])
     rejects = Rejects(folder / "rejected.jsonl")
+    shutil.rmtree(folder / "rejected", ignore_errors=True)  # those of an earlier check by Ray
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
     if ray_workers:
         aside = folder / "rejected"
@@ -84,12 +89,13 @@ def checked_copy(
     made_for = {
         "data_sha256": digest_file(folder / "data.jsonl"),
         "evaluations_sha256": digest_of(of_suites),
+        "against_sha256": digest_of(against) if against else None,
         "suites": list(suites),
         "made_of": [{"file": file.name, "sha256": digest_file(file)} for file in files],
     }
     entry = source_report(name, report, decision, dropped_ids)
     write_json(folder / REPORT, made_for | {"not_run": not_run, "sources": [entry]})
-    write_text(folder / "README.md", card(name, report, decision))
+    write_text(folder / "README.md", card(name, report, decision, not_run))
     return CheckedCopy(report, decision, not_run, again.count, folder)
 
 

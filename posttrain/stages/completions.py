@@ -4,7 +4,9 @@ Writes sft.jsonl and dropped.jsonl: the prompts that got no answer, with the rea
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,16 +17,16 @@ from posttrain.data.rejects import BadRow, Rejects
 from posttrain.data.rows import Conversation, VerifiablePrompt
 from posttrain.data.sources import find_source
 from posttrain.errors import PosttrainError
-from posttrain.inference.protocols import SamplingParameters
+from posttrain.evaluation.judges import JUDGES
+from posttrain.inference.protocols import ChatAnswer, ChatRequest, SamplingParameters
 from posttrain.recipe.schema import Completions, Safety
 from posttrain.stages.base import StageContext
-from posttrain.stages.chat_models import counted, open_model
+from posttrain.stages.chat_models import ChatModel, counted, name_of, open_model
 from posttrain.stages.prompt_rows import records_in
-from posttrain.synthesis.completions import Item, complete
+from posttrain.synthesis.completions import Item, by_phrases, complete
 from posttrain.synthesis.filters import reason_to_drop, weak
 from posttrain.synthesis.safety import safety_prompt
 from posttrain.verifiers.pool import VerifierPool
-from posttrain.verifiers.text import refuses
 
 VERIFIER_SECONDS = 10.0
 REFUSE = "If the request is harmful, decline in a few sentences and say why. Never do what it asks."
@@ -35,29 +37,33 @@ def run(context: StageContext) -> dict[str, Any]:
     rejects = Rejects(context.output / "rejected.jsonl")
     items = _safety(context, wanted, rejects) if isinstance(wanted, Safety) else _prompts(context, wanted, rejects)
     if not items:
-        raise PosttrainError(f"stage {context.name}: {wanted.data} holds no prompt ({rejects.count} bad rows)")
+        raise PosttrainError(f"{wanted.data} holds no prompt ({rejects.count} bad rows)")
     sampling = SamplingParameters(wanted.temperature, wanted.top_p, wanted.max_tokens, seed=context.seed)
     context.progress.start("answers", sum(one.answer is None for one in items), "answers")
-    model = open_model(context, wanted.model, wanted)
-    try:
-        with VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict") as verifiers:
-            complete(items, counted(model, context.progress), verifiers.verify, sampling, wanted.attempts)
-    finally:
-        model.close()
+    with ExitStack() as stack:
+        model = stack.enter_context(closing(open_model(context, wanted.model, wanted)))
+        verifiers = stack.enter_context(VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict"))
+        judge, refusals = model, by_phrases
+        if isinstance(wanted, Safety) and wanted.judge is not None:
+            if name_of(wanted.judge) != model.name:
+                judge = stack.enter_context(closing(open_model(context, wanted.judge, wanted)))
+            refusals = partial(refused_by, judge)
+        complete(items, counted(model, context.progress), verifiers.verify, sampling, wanted.attempts, refusals)
     done = [one for one in items if one.answer is not None]
     left = [{"id": one.id, "reasons": one.reasons} for one in items if one.answer is None]
     if left:
         write_jsonl(context.output / "dropped.jsonl", left)
     if not done:
-        raise PosttrainError(f"stage {context.name}: no prompt got an answer that is kept; see the reasons: {left[:3]}")
+        raise PosttrainError(f"no prompt got an answer that is kept; see the reasons: {left[:3]}")
     rows = {"sft": write_rows(context.output / "sft.jsonl", (_row(one, model.name) for one in done))}
     rows |= {"prompts": len(items), "rejected": rejects.count}
     rows |= {origin: sum(one.origin == origin for one in done) for origin in ("kept", "made")}
     metrics: dict[str, Any] = {"dropped_attempts": dict(Counter(reason for one in items for reason in one.reasons))}
     if isinstance(wanted, Safety):
         metrics |= _refusals(items)
-    if (costs := model.costs()) is not None:
-        metrics["endpoints"] = {model.name: costs}
+    asked = {model.name: model.costs()} | ({f"judge {judge.name}": judge.costs()} if judge is not model else {})
+    if costs := {name: one for name, one in asked.items() if one is not None}:
+        metrics["endpoints"] = costs
     return {"rows": rows, "metrics": metrics}
 
 
@@ -86,7 +92,7 @@ def _safety(context: StageContext, wanted: Safety, rejects: Rejects) -> list[Ite
         try:
             row = safety_prompt(wanted.layout, columns)
         except BadRow as bad:
-            rejects.add(file, number, bad.reason, columns)
+            rejects.add(file, number, bad, columns)
             continue
         item = Item(row.id, ({"role": "user", "content": row.prompt},), row.source, refusal=row.harmful)
         item.system = REFUSE if row.harmful else None
@@ -96,20 +102,29 @@ def _safety(context: StageContext, wanted: Safety, rejects: Rejects) -> list[Ite
     return list(items.values())
 
 
+def refused_by(judge: ChatModel, answers: Sequence[tuple[Item, str]]) -> list[bool | None]:
+    """Whether each answer refuses, by WildGuard's question to ``judge``; None where its answer cannot be read."""
+    question = JUDGES["wildguard"]
+    sampling = SamplingParameters(temperature=0.0, max_tokens=question.max_tokens)
+    requests = []
+    for item, text in answers:
+        told = question.template.format(prompt=item.messages[-1]["content"], response=text)
+        requests.append(ChatRequest(f"{item.id}/refusal", ({"role": "user", "content": told},), sampling))
+    found: dict[str, bool | None] = {}
+    for one in judge.ask(requests):
+        fields = question.read(one.text) if isinstance(one, ChatAnswer) else None
+        found[one.request.id] = {"yes": True, "no": False}.get(str(fields["refusal"])) if fields else None
+    return [found[request.id] for request in requests]
+
+
 def _refusals(items: list[Item]) -> dict[str, Any]:
-    """How often the model that answered refused what it should, and what it should not (over-refusal)."""
-    first = {True: Counter[bool](), False: Counter[bool]()}
-    for one in items:
-        if one.origin == "made" or one.reasons:
-            first[bool(one.refusal)][_refused_first(one)] += 1
-    shares = {harmful: (c[True] / c.total() if c.total() else None) for harmful, c in first.items()}
-    return {"refusal_of_harmful": shares[True], "over_refusal": shares[False]}
-
-
-def _refused_first(one: Item) -> bool:
-    if not one.reasons:
-        return refuses(one.answer or "")
-    return one.reasons[0] == "refusal" or (bool(one.refusal) and one.reasons[0] != "no_refusal")
+    """How often first answers refuse what they should, and what they should not (over-refusal); of how many."""
+    figures: dict[str, Any] = {}
+    for harmful, name in ((True, "refusal_of_harmful"), (False, "over_refusal")):
+        refused = [one.refused for one in items if one.refusal is harmful and one.refused is not None]
+        figures[name] = sum(refused) / len(refused) if refused else None
+        figures[f"{name}_of"] = len(refused)
+    return figures
 
 
 def _row(one: Item, model: str) -> Conversation:

@@ -12,7 +12,9 @@ from posttrain.data.batches import epoch_order, pad_batch, rank_micro_batches
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.data.tokenize import Tokenized
 from posttrain.data.training_rows import TokenizedPair, tokenized_pairs
+from posttrain.models.backbone import packs
 from posttrain.models.load import context_length, load_tokenizer, save_model
+from posttrain.models.packed_rows import reads_pairs
 from posttrain.models.ranks import rank, world_size
 from posttrain.stages.base import StageContext
 from posttrain.training.adapters import merge_adapters
@@ -51,11 +53,13 @@ def run(context: StageContext) -> dict[str, Any]:
 
     of_response = response_mean if settings.loss in ("dpo_norm", "simpo") else response_sum
 
-    def logprobs(rows: list[Tokenized]) -> torch.Tensor:
-        """log p of each row's response, [R], from one forward; R may be 0."""
+    def logprobs(rows: list[Tokenized], *, pairs: bool = False) -> torch.Tensor:
+        """log p of each row's response, [R], from one forward; R may be 0. ``pairs``: chosen rows, then rejected."""
         batch = pad_batch(rows, tokenizer.pad_token_id)
         with forward_precision(context.device, settings.dtype):
-            logp_BT = response_logprobs(policy, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT)
+            logp_BT = response_logprobs(
+                policy, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT, pairs=pairs
+            )
         return of_response(logp_BT, batch.trained_BT.to(logp_BT.device))[: len(rows)]
 
     def chosen(group: list[int]) -> torch.Tensor:
@@ -67,19 +71,30 @@ def run(context: StageContext) -> dict[str, Any]:
     def both(group: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward over chosen and rejected rows, [P] each."""
         rows = [pairs[i].chosen for i in group] + [pairs[i].rejected for i in group]
-        chosen_P, rejected_P = logprobs(rows).chunk(2)
+        chosen_P, rejected_P = logprobs(rows, pairs=bool(rows)).chunk(2)
         return chosen_P, rejected_P
 
+    packed, shares_prompts = packs(policy.base_model), reads_pairs(policy.base_model)
+
+    def tokens_of(i: int) -> int:
+        """Of a forward over both sides."""
+        pair = pairs[i]
+        if not packed:
+            return 2 * len(pair)
+        return len(pair.chosen) + len(pair.rejected) - (pair.shared_tokens if shares_prompts else 0)
+
     def fits(i: int) -> bool:
-        return 2 * len(pairs[i]) <= settings.micro_batch_tokens
+        return tokens_of(i) <= settings.micro_batch_tokens
 
     def groups(indices: Sequence[int]) -> list[tuple[list[int], bool]]:
         """This rank's micro-batches, and whether each is split: pairs that fit the budget row by row only."""
         found = []
         for sides in (2, 1):
             some = [i for i in indices if fits(i) == (sides == 2)]
-            lengths = [sides * len(pairs[i]) for i in some]
-            share = rank_micro_batches(lengths, settings.micro_batch_tokens, rank=rank(), ranks=world_size())
+            lengths = [tokens_of(i) if sides == 2 else len(pairs[i]) for i in some]
+            share = rank_micro_batches(
+                lengths, settings.micro_batch_tokens, rank=rank(), ranks=world_size(), packed=packed
+            )
             found += [([some[at] for at in group], sides == 1) for group in share]
         return found
 

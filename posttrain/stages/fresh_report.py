@@ -9,6 +9,7 @@ from posttrain.artifacts.store import Artifact
 from posttrain.data.training_rows import data_file
 from posttrain.decontamination.dataset import digest_of
 from posttrain.errors import PosttrainError
+from posttrain.evaluation.suites import SUITES
 from posttrain.stages.suite_items import suite_items
 
 REPORT = "decontamination.json"
@@ -17,7 +18,7 @@ REPORT = "decontamination.json"
 def require_fresh_report(
     reference: str, path: Path, inputs: Mapping[str, Artifact], hub_mirror: Mapping[str, str]
 ) -> None:
-    """Raises PosttrainError unless ``path``, which ``reference`` stands for, was checked as it is now.
+    """Raises PosttrainError unless ``path``, which ``reference`` stands for, was checked as it is, with both suites.
 
     A mixture has its report beside its rows, of just these bytes; its key holds the evaluations. Pairs that a stage
     made have a mixture's prompts, for that stage asked the same. Any other file needs the report that
@@ -35,10 +36,13 @@ def require_fresh_report(
     made_for = json.loads(report.read_text(encoding="utf-8"))
     if made_for.get("data_sha256") != digest_file(rows):
         raise _refused(reference, f"has changed since its {REPORT} was made")
+    checked = made_for.get("suites", ())
+    if missing := [name for name in SUITES if name not in checked]:
+        raise _refused(reference, f"was not checked against the {' and '.join(missing)} suite")
     if kind == "mixture":
         return
-    evaluations, _ = suite_items(made_for.get("suites", ()), hub_mirror)
-    if not evaluations or made_for.get("evaluations_sha256") != digest_of(evaluations):
+    evaluations, _ = suite_items(checked, hub_mirror)
+    if made_for.get("evaluations_sha256") != digest_of(evaluations):
         raise _refused(reference, "was checked against other evaluations than there are now")
 
 

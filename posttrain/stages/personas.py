@@ -33,7 +33,7 @@ def run(context: StageContext) -> dict[str, Any]:
     found = [persona_of(row) for _, _, row in records_in(file, rejects)]
     people = list(dict.fromkeys(one for one in found if one))
     if not people:
-        raise PosttrainError(f"stage {context.name}: {file} holds no personas; each row needs a column persona")
+        raise PosttrainError(f"{file} holds no personas; each row needs a column persona")
     sampling = SamplingParameters(wanted.temperature, wanted.top_p, wanted.max_tokens, seed=context.seed)
 
     def copies(texts) -> set[int]:
@@ -61,7 +61,7 @@ def run(context: StageContext) -> dict[str, Any]:
     write_jsonl(context.output / "dropped.jsonl", map(_dropped, outcome.dropped))
     if not outcome.accepted:
         raise PosttrainError(
-            f"stage {context.name}: none of {outcome.tried} candidates was accepted ({outcome.reasons}). "
+            f"none of {outcome.tried} candidates was accepted ({outcome.reasons}). "
             "Take a stronger model, or an easier task"
         )
     if len(outcome.accepted) < wanted.count:

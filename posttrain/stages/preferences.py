@@ -6,6 +6,7 @@ Answers of endpoints, and what they cost, stand in journals/ beside the artifact
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from posttrain.data.rejects import Rejects
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.data.tokenize import tokenize_prompt
 from posttrain.errors import PosttrainError
+from posttrain.inference.budget import BudgetReached
 from posttrain.inference.journal import request_key
 from posttrain.inference.openai import EndpointDown
-from posttrain.inference.protocols import ChatFailure
+from posttrain.inference.protocols import ChatAnswer, ChatFailure
 from posttrain.models.load import load_config, load_tokenizer
 from posttrain.preferences.answers import as_candidate, requests_to
 from posttrain.preferences.aspect_judge import JudgeOptions, judge_by_aspects
@@ -35,14 +37,14 @@ from posttrain.preferences.pool import Draw, Member, check_pool, draw_members
 from posttrain.preferences.prompts import Selection, Tokenization, estimated, select_prompts
 from posttrain.recipe.schema import AspectJudge, Endpoint, NamedPool, PoolMember, Preferences, PromptSelection
 from posttrain.stages.base import StageContext
-from posttrain.stages.chat_models import name_of, open_model
+from posttrain.stages.chat_models import Remote, at_once, name_of, open_model
 from posttrain.stages.prompt_rows import read_prompts
 from posttrain.synthesis.constraints import augment
 from posttrain.training.determinism import make_deterministic
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.registry import check_names
 
-VERSION = 1
+VERSION = 2
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 
 Models = dict[str, str | Endpoint]
@@ -65,7 +67,7 @@ def run(context: StageContext) -> dict[str, Any]:
     check_names({verifier for prompt in prompts for verifier, _ in prompt.checks})
     if settings.judge == "rules" and (bare := [prompt.id for prompt in prompts if not prompt.checks]):
         raise PosttrainError(
-            f"stage {context.name}: judge rules needs prompts with checks, but {len(bare)} have none (the first: "
+            f"judge rules needs prompts with checks, but {len(bare)} have none (the first: "
             f"{bare[0]}). Take verifiable rows or add constraints to them, or let a model judge"
         )
 
@@ -97,7 +99,7 @@ def run(context: StageContext) -> dict[str, Any]:
         metrics["parts"] = parts
     if not pairs:
         raise PosttrainError(
-            f"stage {context.name}: none of {len(prompts)} prompts made a pair ({metrics['no_pair']}): the judge never "
+            f"none of {len(prompts)} prompts made a pair ({metrics['no_pair']}): the judge never "
             "told two answers apart. Draw from models that differ more, raise the temperature or max_response_tokens"
         )
     progress.note(f"{pairs} pairs from {len(prompts)} prompts; without a pair: {metrics['no_pair'] or 'none'}")
@@ -125,40 +127,51 @@ def ask_pool(
 ) -> tuple[dict[tuple[str, int], Candidate], dict[str, dict[str, int]], dict[str, Any]]:
     """All answers by (prompt id, sample index); requests without one, by model and why; what endpoints cost.
 
-    An endpoint that is down does not keep the others from answering; then the stage stops, to be run again.
+    Endpoints answer at once, local models one after another: one is in memory at a time. An endpoint that is down or
+    has spent its budget does not keep the others from answering; then the stage stops, to be run again.
     """
     settings = context.settings
     candidates: dict[tuple[str, int], Candidate] = {}
     unanswered: dict[str, dict[str, int]] = {}
     costs: dict[str, Any] = {}
-    down: list[str] = []
-    for name, reference in models.items():  # one model in memory at a time
-        requests = requests_to(
+    failed: dict[str, PosttrainError] = {}
+    wanted = {
+        name: requests_to(
             name, prompts, draws, seed=context.seed, top_p=settings.top_p, max_tokens=settings.max_response_tokens
         )
-        if not requests:
-            continue
-        model = open_model(context, reference, settings)
-        try:
-            for one in model.ask(requests):
-                place = one.request.id, one.request.sample_index
-                if isinstance(one, ChatFailure):
-                    reasons = unanswered.setdefault(name, {})
-                    reasons[one.reason] = reasons.get(one.reason, 0) + 1
-                else:
-                    key = request_key(name, one.request) if isinstance(reference, Endpoint) else None
-                    candidates[place] = as_candidate(draws[place[0]][place[1]], one, key)
-                context.progress.advance()
-        except EndpointDown as error:
-            down.append(str(error))
-        finally:
-            model.close()
-        if (spent := model.costs()) is not None:
-            costs[name] = spent
-    if down:
+        for name in models
+    }
+
+    def take(name: str, one: ChatAnswer | ChatFailure) -> None:
+        place = one.request.id, one.request.sample_index
+        if isinstance(one, ChatFailure):
+            reasons = unanswered.setdefault(name, {})
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+        else:
+            key = request_key(name, one.request) if isinstance(models[name], Endpoint) else None
+            candidates[place] = as_candidate(draws[place[0]][place[1]], one, key)
+        context.progress.advance()
+
+    with ExitStack() as stack:
+        remote = {
+            name: stack.enter_context(closing(Remote(context, reference)))
+            for name, reference in models.items()
+            if isinstance(reference, Endpoint) and wanted[name]
+        }
+        for name, one in at_once({name: model.stream(wanted[name]) for name, model in remote.items()}, failed):
+            take(name, one)
+        costs |= {name: model.costs() for name, model in remote.items()}
+    for name, reference in models.items():
+        if isinstance(reference, str) and wanted[name] and not failed:
+            with closing(open_model(context, reference, settings)) as model:
+                for one in model.ask(wanted[name]):
+                    take(name, one)
+    if len(failed) == 1 and isinstance(error := next(iter(failed.values())), BudgetReached):
+        raise error
+    if failed:
         raise EndpointDown(
-            f"stage {context.name}: {len(candidates)} of {len(prompts) * settings.responses} answers are there, "
-            f"but {len(down)} of {len(models)} models are down:\n" + "\n".join(down)
+            f"{len(candidates)} of {len(prompts) * settings.responses} answers are there, "
+            f"but {len(failed)} of {len(models)} models answer no more:\n" + "\n".join(map(str, failed.values()))
         )
     return candidates, unanswered, costs
 
@@ -231,7 +244,7 @@ def load_prompts(
         context.progress.note(f"prompts set aside in set_aside.jsonl: {selection.counts}")
     if not selection.prompts:
         raise PosttrainError(
-            f"stage {context.name}: no prompt is left ({selection.counts}); raise max_prompt_tokens, or load the "
+            f"no prompt is left ({selection.counts}); raise max_prompt_tokens, or load the "
             "models with more rope_positions"
         )
     return selection, parts
@@ -243,7 +256,7 @@ def selected(
     used: set[str] = set()
     if any(part.take != "all" for part in selection.parts):
         if selection.sft is None:
-            raise PosttrainError(f"stage {context.name}: prompts.sft is needed to tell reused prompts from unused ones")
+            raise PosttrainError("prompts.sft is needed to tell reused prompts from unused ones")
         used = {fingerprint(p.messages) for p in read(context, selection.sft, "conversation", rejects)}
     parts = []
     for part in selection.parts:

@@ -11,6 +11,7 @@ from posttrain.data.batches import epoch_order, pad_batch, rank_micro_batches
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.data.training_rows import tokenized_conversations
 from posttrain.errors import PosttrainError
+from posttrain.models.backbone import packs
 from posttrain.models.load import context_length, load_tokenizer, save_model
 from posttrain.models.ranks import rank, world_size
 from posttrain.stages.base import StageContext
@@ -62,7 +63,10 @@ def run(context: StageContext) -> dict[str, Any]:
         denominator = tokens if settings.loss == "token" else len(step_rows)
         step_loss = torch.zeros((), device=context.device)
         lengths = [len(rows[row]) for row in step_rows]
-        for group in rank_micro_batches(lengths, settings.micro_batch_tokens, rank=rank(), ranks=world_size()):
+        groups = rank_micro_batches(
+            lengths, settings.micro_batch_tokens, rank=rank(), ranks=world_size(), packed=packs(model.base_model)
+        )
+        for group in groups:
             batch = pad_batch([rows[step_rows[i]] for i in group], tokenizer.pad_token_id)
             with forward_precision(context.device, settings.dtype):
                 logp_BT = response_logprobs(model, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT)

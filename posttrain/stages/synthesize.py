@@ -10,7 +10,7 @@ from posttrain.recipe.schema import BestOf, Completions, Personas, Safety
 from posttrain.stages import best_of, completions, personas
 from posttrain.stages.base import StageContext
 
-VERSION = 1
+VERSION = 2
 
 
 def run(context: StageContext) -> dict[str, Any]:

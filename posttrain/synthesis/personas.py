@@ -4,6 +4,8 @@ The published sets were never checked: no answer of Persona MATH was compared wi
 can be checked, for only the names of the constraints were kept. Here nothing is a row before code has said yes.
 """
 
+import ast
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +70,13 @@ TESTS = (
 LEAST_TESTS = 3
 
 
+def calls_of(task: str, votes: int) -> int:
+    """Requests that one candidate takes at most: the prompt, its answers, for code its tests."""
+    if task in ("python", "precise_if_pairs"):
+        return 3
+    return 1 + (votes if TASKS[task].verifier in ("math", "gsm8k") else 1)
+
+
 def persona_of(row: Mapping[str, Any]) -> str | None:
     """The persona in a row of Persona Hub's layout or like it."""
     return next((row[name].strip() for name in PERSONA_COLUMNS if isinstance(row.get(name), str)), None)
@@ -86,9 +95,18 @@ def test_messages(question: str) -> tuple[Message, ...]:
 
 
 def asserts(response: str) -> list[str]:
-    """The assert statements of a response, one a line; an assert of a constant tests nothing and is left out."""
+    """The assert statements of a response, one a line. One that calls no function but Python's own tests nothing."""
     lines = [line.strip() for line in extract_program(response).splitlines()]
-    return list(dict.fromkeys(line for line in lines if line.startswith("assert ") and "(" in line))
+    return list(dict.fromkeys(line for line in lines if line.startswith("assert") and _calls_something(line)))
+
+
+def _calls_something(statement: str) -> bool:
+    try:
+        [node] = ast.parse(statement).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    called = {one.func.id for one in ast.walk(node) if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)}
+    return isinstance(node, ast.Assert) and bool(called - set(dir(builtins)))
 
 
 def final(task: str, answer: str) -> str | None:

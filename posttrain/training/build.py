@@ -1,6 +1,7 @@
 """The model that a stage trains: read whole by a single process, each its own slices by ranks that share it."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -18,8 +19,10 @@ from transformers import (
 )
 
 from posttrain.errors import PosttrainError
+from posttrain.models.fused import fuse
 from posttrain.models.heads import TokenScorer, fresh_head
 from posttrain.models.load import fit_vocabulary, load_config, load_policy, without_dropout
+from posttrain.models.packed_rows import PACKED
 from posttrain.models.ranks import world_size
 from posttrain.training.adapters import add_adapters
 from posttrain.training.memory import check_memory
@@ -67,7 +70,7 @@ def trained_policy(
     if world_size() == 1:
         policy = load_policy(folder, device=device, rope_positions=settings.rope_positions)
         fit_vocabulary(policy, tokenizer)
-        _apply_options(policy, policy, settings)
+        _apply_options(policy, policy, settings, device)
         return policy
     policy = policy_on_meta(load_config(folder, settings.rope_positions))
     fit_vocabulary(policy, tokenizer)
@@ -84,7 +87,7 @@ def trained_scorer(
         policy = load_policy(folder, device=device, rope_positions=settings.rope_positions)
         fit_vocabulary(policy, tokenizer)
         scorer = TokenScorer.from_policy(policy, seed=seed)
-        _apply_options(scorer, scorer.classifier, settings)
+        _apply_options(scorer, scorer.classifier, settings, device)
         return scorer
     policy = policy_on_meta(load_config(folder, settings.rope_positions))
     fit_vocabulary(policy, tokenizer)
@@ -112,7 +115,9 @@ def sharded_judge(
     return scorer
 
 
-def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSettings) -> None:
+def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSettings, device: str) -> None:
+    if settings.attention == PACKED and device != "cpu":
+        raise PosttrainError("attention: packed is for CPUs; on a GPU use flex_attention or flash_attention_2")
     if settings.attention != "sdpa":
         causal.set_attn_implementation(settings.attention)
     if settings.lora is not None:
@@ -120,6 +125,9 @@ def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSet
             raise PosttrainError("lora trains in a single process; start this stage without torchrun")
         lora = settings.lora
         add_adapters(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, four_bit=lora.four_bit)
+    if settings.lora is None and not settings.compile:
+        for kind, reason in fuse(causal.base_model, device).items():
+            warnings.warn(f"{kind} keeps its own forward: {reason}", stacklevel=2)
     if settings.activation_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
         causal.train()  # without it transformers checkpoints nothing; dropout is 0
@@ -166,7 +174,7 @@ def read_slices(weights: Mapping[str, torch.Tensor], folder: str | os.PathLike) 
 
 def _materialise(model: nn.Module, causal: PreTrainedModel, settings: ModelSettings, device: str) -> None:
     """Shards a model on meta and gives it storage: undefined weights, but the buffers that no file holds."""
-    _apply_options(model, causal, settings)
+    _apply_options(model, causal, settings, device)
     if not settings.cpu_offload:
         check_memory(causal.config, world_size() // settings.replicas, device)
     mesh = data_mesh(device, settings.replicas)

@@ -9,10 +9,12 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -20,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from posttrain.artifacts.atomic import fsync_folder, writing
 from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
+from posttrain.training.optimizer import prepare_moments
 from posttrain.training.sharding import wait_for_ranks
 
 KEPT = 2
@@ -40,49 +43,122 @@ def save_checkpoint(
     tensors). Written under another name, fsynced, renamed: a kill or a full disk leaves the last good one alone.
     Ranks call it together and wait for each other.
     """
-    folder = Path(folder)
-    target = folder / f"step-{step:08d}{'.pt' if world_size() == 1 else ''}"
-    rest = {
-        "step": step,
-        "random_state": torch.get_rng_state(),
-        "threads": torch.get_num_threads(),
-        "extra": dict(extra or {}),
-    }
-    try:
-        if world_size() > 1:
-            _save_together(target, rest, modules, optimizers)
-        else:
-            state = {
-                "modules": {name: trained_state(module) for name, module in modules.items()},
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-            }
-            with writing(target) as file:
-                torch.save(rest | state, file)
-    except (OSError, RuntimeError, dcp.CheckpointException) as reason:  # zip and DCP writers wrap a full disk in theirs
-        raise PosttrainError(
-            f"{target}: the checkpoint could not be written: {reason}. The one before it is intact; "
-            "free some space and run the same command again"
-        ) from reason
-    if rank() == 0:
-        for old in checkpoints(folder)[:-KEPT]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    writer = CheckpointWriter(folder)
+    target = writer.begin(step, modules=modules, optimizers=optimizers, extra=extra, copy=False)
+    writer.finish()
     return target
 
 
-def _save_together(target: Path, rest: Mapping[str, Any], modules: Mapping, optimizers: Mapping) -> None:
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    if rank() == 0:
-        for left in target.parent.glob(".step-*.unfinished"):
-            shutil.rmtree(left)
-        unfinished.mkdir(parents=True)
-    wait_for_ranks()
-    dcp.save(_sharded_state(modules, optimizers), storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True))
-    if rank() == 0:
-        with writing(unfinished / EXTRA) as file:
-            torch.save(dict(rest), file)
-        unfinished.rename(target)
-        fsync_folder(target.parent)
-    wait_for_ranks()
+class CheckpointWriter:
+    """Checkpoints as `save_checkpoint` writes them, by a thread, while training goes on.
+
+    One is under way at a time. What goes wrong with it is raised by the next call. The state is copied before: it takes
+    three times the weights' bytes of main memory until it is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._target = self.folder
+        self._group: Any = None  # the ranks talk about a checkpoint beside what they say of the training
+
+    def begin(
+        self,
+        step: int,
+        *,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        extra: Mapping[str, Any] | None = None,
+        copy: bool = True,
+    ) -> Path:
+        """Returns where it will stand. Without ``copy`` nothing may change the state before `finish`."""
+        self.finish()
+        rest = {
+            "step": step,
+            "random_state": torch.get_rng_state(),
+            "threads": torch.get_num_threads(),
+            "extra": _copied(dict(extra or {})),
+        }
+        self._target = target = self.folder / f"step-{step:08d}{'.pt' if world_size() == 1 else ''}"
+        if world_size() > 1:
+            state = _sharded_state(modules, optimizers)
+            # What lies on a GPU, DCP copies itself.
+            state = _copied(state, device="cpu") if copy else state
+            self._pending = self._begin_together(target, rest, state)
+            return target
+        state = {
+            "modules": {name: trained_state(module) for name, module in modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        }
+        self._pending = self._pool.submit(self._write_alone, target, rest | (_copied(state) if copy else state))
+        return target
+
+    def finish(self) -> None:
+        """Waits until the last one stands. Ranks call it together. Raises PosttrainError when it cannot be written."""
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+        except (OSError, RuntimeError, dcp.CheckpointException) as reason:  # zip and DCP writers wrap a full disk
+            raise PosttrainError(
+                f"{self._target}: the checkpoint could not be written: {reason}. The one before it is intact; "
+                "free some space and run the same command again"
+            ) from reason
+        finally:
+            self._pending = None
+        wait_for_ranks()
+
+    def rest(self) -> None:
+        """Waits until nothing is written any more, whatever comes of it: for a run that ends by an error."""
+        if self._pending is not None:
+            wait([self._pending])
+
+    def _write_alone(self, target: Path, state: Mapping[str, Any]) -> None:
+        with writing(target) as file:
+            torch.save(dict(state), file)
+        self._rotate()
+
+    def _begin_together(self, target: Path, rest: Mapping[str, Any], state: dict[str, Any]) -> "Future[None]":
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        if rank() == 0:
+            for left in target.parent.glob(".step-*.unfinished"):
+                shutil.rmtree(left)
+            unfinished.mkdir(parents=True)
+        wait_for_ranks()
+        saved = dcp.async_save(
+            state,
+            storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True),
+            process_group=cast(Any, self._group),
+        )
+
+        def put_in_place() -> None:
+            cast(Future, saved).result()  # every rank's part is written: DCP has told them all
+            if rank() == 0:
+                with writing(unfinished / EXTRA) as file:
+                    torch.save(dict(rest), file)
+                unfinished.rename(target)
+                fsync_folder(target.parent)
+                self._rotate()
+
+        return self._pool.submit(put_in_place)
+
+    def _rotate(self) -> None:
+        for old in checkpoints(self.folder)[:-KEPT]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _copied(value: Any, device: str | None = None) -> Any:
+    """Its tensors (those on ``device``) copied, to main memory if they are this process's alone."""
+    if isinstance(value, torch.Tensor):
+        if device is not None and value.device.type != device:
+            return value
+        return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {name: _copied(part, device) for name, part in value.items()}
+    return [_copied(part, device) for part in value] if isinstance(value, list) else value
 
 
 def _sharded_state(modules: Mapping, optimizers: Mapping) -> dict[str, Any]:
@@ -95,14 +171,9 @@ def _sharded_state(modules: Mapping, optimizers: Mapping) -> dict[str, Any]:
 
 def _optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
     names = {parameter: name for name, parameter in module.named_parameters()}
-    found = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter not in optimizer.state:
-                moments = {moment: torch.zeros_like(parameter) for moment in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
-            found[names[parameter]] = dict(optimizer.state[parameter])
-    return found
+    prepare_moments(optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {names[parameter]: dict(optimizer.state[parameter]) for parameter in parameters}
 
 
 def load_latest(

@@ -14,7 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError
-from posttrain.models.backbone import full_precision, hidden_states
+from posttrain.models.backbone import full_precision, hidden_states, is_right_padded, packs
+from posttrain.models.packed_rows import pack_rows, packed_hidden_states, reads_pairs
+from posttrain.training.in_place import adds_in_place
 from posttrain.training.sharding import in_forward
 
 KEPT_LOGITS = 2**24  # logits of one chunk: 64 MiB in fp32
@@ -28,15 +30,17 @@ def response_logprobs(
     *,
     temperature: float = 1.0,
     chunk_logits: int = KEPT_LOGITS,
+    pairs: bool = False,
 ) -> torch.Tensor:
     """``logp_BT[b, t]`` = log p(token t | tokens before t), fp32, where ``trained_BT``; 0 elsewhere and at t = 0.
 
-    Logits are divided by ``temperature``. Right or left padding. A batch with nothing trained gives zeros that still
-    have a graph (every rank must run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head
-    stays fp32. A model sharded by `training.sharding.shard` is gathered meanwhile.
+    Logits are divided by ``temperature``. ``pairs``: rows i and i + B/2 may begin alike, which attention ``packed``
+    reads once. Right or left padding. A batch with nothing trained gives zeros that still have a graph (every rank must
+    run its backward). For a bf16 backbone wrap the call in `forward_precision`; the head stays fp32. A model sharded by
+    `training.sharding.shard` is gathered meanwhile.
     """
     return in_forward(
-        model, partial(_scored, model, input_ids_BT, attention_mask_BT, trained_BT, temperature, chunk_logits)
+        model, partial(_scored, model, input_ids_BT, attention_mask_BT, trained_BT, temperature, chunk_logits, pairs)
     )
 
 
@@ -47,18 +51,25 @@ def _scored(
     trained_BT: torch.Tensor,
     temperature: float,
     chunk_logits: int,
+    pairs: bool,
 ) -> torch.Tensor:
-    hidden_BTD = hidden_states(model.base_model, input_ids_BT, attention_mask_BT)
-    device, (B, T, D) = hidden_BTD.device, hidden_BTD.shape
+    (B, T), slot_M = input_ids_BT.shape, None
+    if attention_mask_BT is not None and packs(model.base_model) and is_right_padded(attention_mask_BT):
+        rows = pack_rows(input_ids_BT, attention_mask_BT, pairs=pairs and reads_pairs(model.base_model))
+        hidden_MD, slot_M = packed_hidden_states(model.base_model, rows), rows.slot_BT.flatten()
+    else:
+        hidden_MD = hidden_states(model.base_model, input_ids_BT, attention_mask_BT).flatten(0, 1)
+    device = hidden_MD.device
     trained_BT = trained_BT.bool().clone()
     trained_BT[:, 0] = False
     target_N = trained_BT.flatten().nonzero().squeeze(-1)
     token_N = input_ids_BT.flatten().index_select(0, target_N.to(input_ids_BT.device)).to(device)
+    before_N = target_N - 1 if slot_M is None else slot_M.to(target_N.device)[target_N - 1]
     target_N = target_N.to(device)
-    hidden_ND = hidden_BTD.reshape(B * T, D).index_select(0, target_N - 1)
+    hidden_ND = hidden_MD.index_select(0, before_N.to(device))
 
     logp_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature, chunk_logits)
-    nothing = hidden_BTD.sum() * 0 if target_N.numel() == 0 else 0
+    nothing = hidden_MD.sum() * 0 if target_N.numel() == 0 else 0
     return torch.zeros(B * T, dtype=logp_N.dtype, device=device).index_copy(0, target_N, logp_N).view(B, T) + nothing
 
 
@@ -111,13 +122,17 @@ class _KeptHead(torch.autograd.Function):
             grad_NV[part] = torch._log_softmax_backward_data(at_token_CV, grad_NV[part], -1, grad_NV.dtype)
         with full_precision(hidden_ND.device.type):
             grad_hidden_ND = grad_NV @ weight_VD if ctx.needs_input_grad[0] else None
-            grad_weight_VD = grad_NV.T @ hidden_ND if ctx.needs_input_grad[2] else None
+            grad_weight_VD = None
+            if adds_in_place(weight_VD):
+                weight_VD.grad.addmm_(grad_NV.T, hidden_ND)
+            elif ctx.needs_input_grad[2]:
+                grad_weight_VD = grad_NV.T @ hidden_ND
         return grad_hidden_ND, None, grad_weight_VD, grad_NV.sum(0) if ctx.has_bias else None
 
 
 def _parts(array_NV: torch.Tensor) -> Iterator[slice]:
-    """Rows, some 2^20 numbers at a time."""
-    rows = max(1, 2**20 // array_NV.shape[1])
+    """Rows, some 2^18 numbers at a time: a megabyte, which stays in a core's cache."""
+    rows = max(1, 2**18 // array_NV.shape[1])
     return (slice(start, start + rows) for start in range(0, array_NV.shape[0], rows))
 
 
@@ -140,7 +155,10 @@ class _ChunkedHead(torch.autograd.Function):
         (grad_logp_N,) = grad_outputs
         hidden_ND, token_N, weight_VD, bias_V = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[2] else None
+        in_place = adds_in_place(weight_VD)
+        grad_weight_VD = weight_VD.grad if in_place else None
+        if ctx.needs_input_grad[2] and not in_place:
+            grad_weight_VD = torch.zeros_like(weight_VD)
         grad_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[3] else None
         with full_precision(hidden_ND.device.type):
             for start in range(0, hidden_ND.shape[0], ctx.rows):
@@ -155,7 +173,7 @@ class _ChunkedHead(torch.autograd.Function):
                     grad_weight_VD.addmm_(grad_CV.T, hidden_ND[part])
                 if grad_bias_V is not None:
                     grad_bias_V += grad_CV.sum(0)
-        return grad_hidden_ND, None, grad_weight_VD, grad_bias_V, None
+        return grad_hidden_ND, None, None if in_place else grad_weight_VD, grad_bias_V, None
 
 
 def output_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:

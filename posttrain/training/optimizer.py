@@ -39,6 +39,17 @@ def build_adamw(
     return AdamW8bit(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
 
 
+def prepare_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros, as AdamW's first step would make them, of the parameters that have none yet."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in optimizer.state:
+                moments = {moment: torch.zeros_like(parameter) for moment in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+
 def learning_rate_at(
     step: int, total_steps: int, base: float, schedule: Schedule = "linear", warmup_fraction: float = 0.0
 ) -> float:

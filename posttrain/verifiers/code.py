@@ -3,7 +3,8 @@
 A label is JSON: a list of asserts or of ``{"input": …, "output": …}`` cases (as published), or an object with
 
 * ``tests``: Python sources, each of which passes when it raises nothing; ``setup``, run once before them; ``calls``,
-  the names that stand for the program's functions (without it: every name that the tests use and do not define); or
+  the names that stand for the program's functions (without it: every name that the tests use and do not define. For a
+  reward give it, so that no helper of the tests is the program's own); or
 * ``stdio``: cases of ``input`` and the ``output`` to expect, each a run of the program from the start;
 * ``score``: ``rate`` (the fraction that passed) or ``all`` (1 or 0; the default in ``strict``); ``seconds`` for all
   tests.
@@ -23,7 +24,7 @@ from posttrain.errors import PosttrainError
 from posttrain.sandbox.sandbox import ALLOW_DEGRADED, Sandbox, SandboxRefused
 from posttrain.verifiers.verdict import Verdict
 
-VERSION = 1
+VERSION = 2
 SECONDS = 4.0
 
 _BLOCK = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -145,7 +146,10 @@ def _run_cases(program: str, label: Label) -> tuple[tuple[bool, ...], str | None
 
 
 def same_output(found: str, expected: str) -> bool:
-    """Whether two outputs are the same up to white space at the ends of lines and of the whole."""
-    return [line.rstrip() for line in found.rstrip().splitlines()] == [
-        line.rstrip() for line in expected.rstrip().splitlines()
-    ]
+    """Whether two outputs are the same up to spaces, tabs and carriage returns at the ends of lines, and empty lines
+    at the end of the whole."""
+    return _lines(found) == _lines(expected)
+
+
+def _lines(output: str) -> list[str]:
+    return [line.rstrip(" \t\r") for line in output.rstrip(" \t\r\n").split("\n")]

@@ -11,7 +11,7 @@ from fractions import Fraction
 from posttrain.errors import PosttrainError
 from posttrain.verifiers.verdict import Verdict
 
-VERSION = 1
+VERSION = 2
 
 # As trained for Tülu 3: the sign binds to decimals alone, so "-3" is read as "3".
 TULU3_NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
@@ -23,6 +23,9 @@ COMMA_BETWEEN_DIGITS = re.compile(r"(\d),(\d)")
 _AMOUNT = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 # Not inside a word ("CO2") and not behind a dot; "1/2" is one number.
 STRICT_NUMBER = re.compile(rf"(?<![\w.])(?P<value>{_AMOUNT})(?:/(?P<divisor>[0-9]+))?")
+# The power of a unit ("72 cm^2", "m^{2}"), which the search passes over; that of anything else is not the answer.
+_UNIT_POWER = re.compile(r"(?:[A-Za-z]{2}|(?<![A-Za-z])m)\}?(?:\^|\*\*)\{?-?$")
+_POWER = re.compile(r"(?:\^|\*\*)\{?-?$")
 # A minus is a sign where no operand touches it: "is -3" but not "5-12". The currency mark may stand on either side.
 _SIGN = re.compile(r"(?:^|[^\w)\]}%$])(?:\\?\$)?([-+−])(?:\\?[$€£])?$")
 _MAX_DIGITS = 100  # no answer is longer; a longer number is wrong without being computed
@@ -49,16 +52,19 @@ def _published(response: str, label: str, number: re.Pattern[str]) -> Verdict:
 def last_number(text: str) -> Fraction | None:
     """The value of the last number of a text: signs, thousands commas, decimals and fractions; None when there is
     none."""
-    last = deque(STRICT_NUMBER.finditer(text), maxlen=1)
-    if not last:
-        return None
-    return _signed(last[0], text)
+    found = (one for one in STRICT_NUMBER.finditer(text) if not _UNIT_POWER.search(_before(one, text)))
+    last = deque(found, maxlen=1)
+    return _signed(last[0], text) if last else None
+
+
+def _before(number: re.Match[str], text: str) -> str:
+    return text[max(0, number.start() - 6) : number.start()]
 
 
 def _signed(last: re.Match[str], text: str) -> Fraction | None:
-    before = text[max(0, last.start() - 6) : last.start()]
+    before = _before(last, text)
     digits = last["value"].replace(",", "")
-    if before.endswith("^") or len(last[0]) > _MAX_DIGITS:  # an exponent is not the answer
+    if _POWER.search(before) or len(last[0]) > _MAX_DIGITS:
         return None
     value = Fraction(digits)
     if last["divisor"]:

@@ -12,7 +12,7 @@ from posttrain.verifiers.math_compare import equal_answers
 from posttrain.verifiers.math_tokens import TooLarge
 from posttrain.verifiers.verdict import Verdict
 
-VERSION = 2
+VERSION = 3
 MAX_BARE_ANSWER = 200  # a response without any mark is itself the answer only when it is this short
 
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])\s*")

@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 
 from posttrain.verifiers.math_expressions import CLOSING, CONSTANTS, FUNCTIONS, MAX_DEPTH, ExpressionReader
-from posttrain.verifiers.math_tokens import ROW, TooLarge, Unreadable, tokens
+from posttrain.verifiers.math_tokens import DOLLAR, ROW, TooLarge, Unreadable, tokens
 from posttrain.verifiers.math_tree import (
     Answer,
     Joined,
@@ -123,9 +123,23 @@ class _AnswerReader(ExpressionReader):
         value = self.bracketed()
         if value is not None:
             return value
+        currency = self.currency()
         expression = self.sum()
-        unit = self.unit()
-        return Quantity(expression, unit) if unit else expression
+        if currency is None:
+            unit = self.unit()
+            return Quantity(expression, unit) if unit else expression
+        unit = " ".join(dict.fromkeys(["dollar", *self.unit().split()]))  # "$5 dollars" says it twice
+        return Quantity(Operation("neg", (expression,)) if currency == "-" else expression, unit)
+
+    def currency(self) -> str | None:
+        """The sign of an amount behind DOLLAR, which is taken: ``-$5``; None where there is no DOLLAR."""
+        if self.is_next(DOLLAR):
+            self.take()
+            return "+"
+        if self.is_next("-") and self.tokens[self.at + 1].kind == DOLLAR:
+            self.at += 2
+            return "-"
+        return None
 
     def unit(self) -> str:
         """What a number counts: texts and words up to the end of the item, squared or cubed, or a percent sign."""
@@ -134,6 +148,8 @@ class _AnswerReader(ExpressionReader):
             token = self.next
             if token.kind == "%" or (token.kind == "command" and token.value == "degree"):
                 written.append({"%": "percent"}.get(token.kind, "degree"))
+            elif token.kind == DOLLAR:
+                written.append("dollar")
             elif token.kind in ("text", "letters"):
                 written.append(token.value)
             elif token.kind == "^" and written and self.tokens[self.at + 1].kind in ("number", "{"):

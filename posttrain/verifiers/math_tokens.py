@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 1000
+DOLLAR = "\x06"  # stands for the currency
 AND = "\x05"  # stands for an "and" or "or" that separates answers
 ROW = "\x04"  # stands for the \\\\ that ends a matrix row
 
@@ -20,11 +21,10 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Token:
-    """``kind`` is number, letters, command, text, end or a sign; ``spaced``: white space stands before it."""
+    """``kind`` is number, letters, command, text, end or a sign."""
 
     kind: str
     value: str
-    spaced: bool = False
 
 
 _UNICODE = str.maketrans(
@@ -63,7 +63,9 @@ _TYPOGRAPHY = [
     (re.compile(r"\\(?:quad|qquad)(?![a-zA-Z])|\\[,;: ]|~"), " "),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac "),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])"), r"\\degree "),
-    (re.compile(r"\\\$|\$"), ""),
+    (re.compile(r"(?<!\\)\$((?:[^$\\]|\\.)*)\$"), r"\1"),
+    (re.compile(r"\\\$|\$(?=\s*[\d.])"), DOLLAR),
+    (re.compile(r"\$"), ""),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:lvert|rvert|vert)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
@@ -87,7 +89,7 @@ _SCAN = re.compile(
     r"|(?P<begin>\\(?:begin|end)\s*\{\s*(?P<environment>[a-zA-Z]+)\*?\s*\}(?P<columns>\s*\{[lcr|\s]*\})?)"
     r"|\x02(?P<text>[^\x03]*)\x03"
     r"|(?P<command>\\[a-zA-Z]+)"
-    r"|(?P<escaped>\\[{}|]|\x04)"
+    r"|(?P<escaped>\\[{}|]|\x04|\x06)"
     r"|(?P<letters>[A-Za-z]+)"
     r"|(?P<sign>[-+*/^_=<>()\[\]{}|,;:!&'%])"
     r")"
@@ -95,8 +97,8 @@ _SCAN = re.compile(
 
 
 def bare(answer: str) -> str:
-    """The answer without typography: no ``\\left``, thin spaces, dollars, a trailing full stop; texts between \\x02 and
-    \\x03.
+    """The answer without typography: no ``\\left``, thin spaces, math delimiters, a trailing full stop; texts between
+    \\x02 and \\x03, the currency as DOLLAR.
 
     Raises TooLarge above MAX_CHARACTERS.
     """
@@ -134,8 +136,9 @@ def _as_text(match: re.Match[str]) -> str:
 
 
 def canonical(bare_text: str) -> str:
-    """The text without white space that LaTeX would not show: kept only between two digits or two letters."""
-    without = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", bare_text)
+    """The text without DOLLAR and without white space that LaTeX would not show: kept only between two digits or two
+    letters."""
+    without = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", bare_text.replace(DOLLAR, ""))
     return re.sub(r"(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])", "", without).replace("\\frac ", "\\frac")
 
 
@@ -155,9 +158,8 @@ def tokens(bare_text: str) -> list[Token]:
         if match["thousands"] and depth:
             match = _SCAN_NO_THOUSANDS.match(bare_text, position)
             assert match is not None
-        spaced = bare_text[position] == " "
         position = match.end()
-        token = _token(match, spaced)
+        token = _token(match)
         depth += (token.kind in ("(", "[", r"\{")) - (token.kind in (")", "]", r"\}"))
         found.append(token)
     return [*found, Token("end", "")]
@@ -166,18 +168,18 @@ def tokens(bare_text: str) -> list[Token]:
 _SCAN_NO_THOUSANDS = re.compile(_SCAN.pattern.replace(r"|(?P<thousands>", r"|(?!)(?P<thousands>"))
 
 
-def _token(match: re.Match[str], spaced: bool) -> Token:
+def _token(match: re.Match[str]) -> Token:
     if match["period"]:
-        return Token("repeating", f"{match['repeating']}|{match['period']}", spaced)
+        return Token("repeating", f"{match['repeating']}|{match['period']}")
     if number := match["thousands"] or match["number"]:
-        return Token("number", number.replace(",", ""), spaced)
+        return Token("number", number.replace(",", ""))
     if match["begin"]:
-        return Token("begin" if match["begin"].startswith("\\b") else "finish", match["environment"], spaced)
+        return Token("begin" if match["begin"].startswith("\\b") else "finish", match["environment"])
     if match["text"] is not None:
-        return Token("text", match["text"], spaced)
+        return Token("text", match["text"])
     if match["command"]:
-        return Token("command", match["command"][1:], spaced)
+        return Token("command", match["command"][1:])
     if match["letters"]:
-        return Token("letters", match["letters"], spaced)
+        return Token("letters", match["letters"])
     sign = match["escaped"] or match["sign"]
-    return Token(sign, sign, spaced)
+    return Token(sign, sign)

@@ -26,7 +26,14 @@ _mp = mpmath.MPContext()
 _mp.dps = DIGITS
 _TOLERANCE = _mp.mpf(10) ** -40
 _SWALLOWED = _mp.mpf(10) ** -25  # a term smaller than this part of a sum is not compared well enough
-_NOISE = _mp.mpf(10) ** -50  # what cancellation leaves of a zero at 60 digits
+_NOISE = _mp.mpf(10) ** -50  # what 60 digits leave of a zero, as a part of what it was made of
+MAX_ANGLE = 10**20  # beyond it fewer than 40 digits of a sine are right
+
+_OF_ANGLES = {name: getattr(_mp, name) for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
+_FUNCTIONS = {
+    **{"arcsin": _mp.asin, "arccos": _mp.acos, "arctan": _mp.atan},
+    **{name: getattr(_mp, name) for name in ("sinh", "cosh", "tanh", "exp")},
+}
 
 Value = Any  # Fraction where exact, else an mpmath number
 
@@ -64,11 +71,11 @@ def proportional(first: Expression, second: Expression) -> bool:
 
 
 def close(a: Value, b: Value) -> bool:
-    """Exact equality of fractions; else agreement to 40 digits."""
+    """Exact equality of fractions; else agreement to 40 digits, however small (``value`` gives a zero as exact)."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     x, y = _inexact(a), _inexact(b)
-    return bool(abs(x - y) <= _TOLERANCE * max(abs(x), abs(y)) + _NOISE)
+    return bool(abs(x - y) <= _TOLERANCE * max(abs(x), abs(y)))
 
 
 def _value_or_none(expression: Expression, point: int) -> Value | None:
@@ -113,17 +120,14 @@ def value(expression: Expression, point: int) -> Value:
         if expression.name == "e":
             return +_mp.e
         return _mp.mpc(0, 1) if expression.name == "i" else _letter(expression.name, point)
+    if expression.name == "+":
+        return _sum(expression, point)[0]
     operands = [value(one, point) for one in expression.operands]
-    exact = all(isinstance(one, Fraction) for one in operands)
     name = expression.name
     if name == "neg":
         return -operands[0]
-    if name in ("+", "*", "/"):
-        a, b = operands if exact else map(_inexact, operands)
-        if name == "+":
-            if not exact:
-                _refuse_swallowing(a, b)
-            return _bounded(a + b)
+    if name in ("*", "/"):
+        a, b = operands if all(isinstance(one, Fraction) for one in operands) else map(_inexact, operands)
         if name == "*":
             return _bounded(a * b)
         if not b:
@@ -138,11 +142,25 @@ def value(expression: Expression, point: int) -> Value:
     return _function(name, operands)
 
 
-def _refuse_swallowing(a: Any, b: Any) -> None:
-    """Beside a great number a small one is beyond the digits that are compared: 2^{4950} + C would be 2^{4950}."""
+def _sum(expression: Expression, point: int) -> tuple[Value, Value]:
+    """The value of an expression, and the size of the greatest summand if it is a sum (0 where all are exact).
+
+    What is left of a sum below _NOISE of that summand is a zero. A summand beyond the digits that are compared is
+    refused: 2^{4950} + C would be 2^{4950}.
+    """
+    if not isinstance(expression, Operation) or expression.name != "+":
+        one = value(expression, point)
+        return one, 0 if isinstance(one, Fraction) else abs(one)
+    (a, great_a), (b, great_b) = (_sum(one, point) for one in expression.operands)
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return _bounded(a + b), max(great_a, great_b)
+    a, b = _inexact(a), _inexact(b)
     small, great = sorted((abs(a), abs(b)))
-    if great > 10**20 and 0 < small < great * _SWALLOWED:
+    if 0 < small < great * _SWALLOWED:
         raise TooLarge("a sum of very different magnitudes")
+    greatest = max(great, great_a, great_b)
+    total = a + b
+    return (Fraction(0) if abs(total) <= _NOISE * greatest else total), greatest
 
 
 def _bounded(number: Value) -> Value:
@@ -196,24 +214,30 @@ def _function(name: str, operands: list[Value]) -> Value:
         if _mp.im(x):
             raise Undefined
         return Fraction(int(_mp.floor(_mp.re(x)) if name == "floor" else _mp.ceil(_mp.re(x))))
-    if name == "log":
-        base = _inexact(operands[1])
+    if name in ("ln", "log"):
+        base = _inexact(operands[1]) if name == "log" else _mp.e
         if not x or not base or base == 1:
             raise Undefined
-        return _mp.log(x) / _mp.log(base)
-    if name == "ln" and not x:
-        raise Undefined
+        return _mp.log(x) / _mp.log(base) if abs(x - 1) > _NOISE else Fraction(0)
     if name in ("exp", "sinh", "cosh", "tanh") and abs(x) > MAX_EXPONENT:
         raise TooLarge("an exponential of great magnitude")
-    if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(x) > 10**DIGITS:
-        raise TooLarge("an angle of great magnitude")
-    functions = {
-        **{"arcsin": _mp.asin, "arccos": _mp.acos, "arctan": _mp.atan, "ln": _mp.log},
-        **{one: getattr(_mp, one) for one in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp")},
-    }
-    if name not in functions:
+    if name in _OF_ANGLES:
+        return _of_angle(name, x)
+    if name not in _FUNCTIONS:
         raise Undefined
-    return functions[name](x)
+    return _FUNCTIONS[name](x)
+
+
+def _of_angle(name: str, x: Any) -> Value:
+    """Raises Undefined at a pole, which 60 digits miss by a little, as they do a zero."""
+    if abs(x) > MAX_ANGLE:
+        raise TooLarge("an angle of great magnitude")
+    found = _OF_ANGLES[name](x)
+    if abs(found) <= _NOISE * abs(x):
+        return Fraction(0)
+    if abs(found) * abs(x) * _NOISE >= 1:
+        raise Undefined
+    return found
 
 
 def _factorial(n: Value) -> Fraction:

@@ -44,7 +44,10 @@ def prompts(tokenizer):
 
 
 def greedy_here(folder, prompts, eos):
-    sampler = LocalSampler(load_policy(folder), pad_token_id=0, slots=2)
+    return greedy(LocalSampler(load_policy(folder), pad_token_id=0, slots=2), prompts, eos)
+
+
+def greedy(sampler, prompts, eos):
     sampling = SamplingParameters(temperature=0.0, max_tokens=TOKENS, stop_token_ids=(eos,))
     requests = [SampleRequest(str(n), 0, tuple(prompt), sampling) for n, prompt in enumerate(prompts)]
     drawn = {sample.request.prompt_id: list(sample.token_ids) for sample in sampler.generate(requests)}
@@ -66,14 +69,16 @@ def test_transformers_gives_the_tokens_of_the_local_engine_on_the_artifact(expor
 
 @pytest.mark.long
 def test_vllm_gives_the_same_tokens(exported):
-    vllm = pytest.importorskip("vllm", reason="the extra `vllm`")
+    pytest.importorskip("vllm", reason="run by `make test-vllm`")
+    from posttrain.inference.vllm import VllmSampler
+
     dpo, out = exported
     tokenizer = load_tokenizer(out)
     asked = prompts(tokenizer)
-    engine = vllm.LLM(str(out), dtype="float32", max_model_len=256, enforce_eager=True)
-    sampling = vllm.SamplingParams(temperature=0.0, max_tokens=TOKENS, stop_token_ids=[tokenizer.eos_token_id])
-    answers = engine.generate([{"prompt_token_ids": prompt} for prompt in asked], sampling)
-    assert [list(answer.outputs[0].token_ids) for answer in answers] == greedy_here(dpo, asked, tokenizer.eos_token_id)
+    sampler = VllmSampler(out, context_length=256)
+    drawn = greedy(sampler, asked, tokenizer.eos_token_id)
+    sampler.close()
+    assert drawn == greedy_here(dpo, asked, tokenizer.eos_token_id)
 
 
 def test_only_what_loads_the_model_is_in_the_folder(exported):
@@ -106,3 +111,39 @@ def test_half_the_bytes_on_request_and_no_folder_is_overwritten(exported, tmp_pa
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "no finished stage" in capsys.readouterr().err
+
+
+class Hub:
+    """In place of huggingface_hub.HfApi: keeps what it is told."""
+
+    told: list[tuple] = []
+    refuses = False
+
+    def create_repo(self, name, *, private, exist_ok):
+        if self.refuses:
+            raise OSError("401 Unauthorized")
+        self.told.append((name, private, exist_ok))
+
+    def upload_folder(self, *, repo_id, folder_path):
+        self.told.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+        return f"https://huggingface.co/{repo_id}"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_push_takes_the_folder_with_its_card_to_a_private_repository(
+    exported, tmp_path, monkeypatch, capsys, refuses
+):
+    dpo, _ = exported
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "refuses", refuses)
+    monkeypatch.setattr(Hub, "told", [])
+    out = tmp_path / "out"
+    code = main(["export", str(dpo), "--out", str(out), "--push", "me/lamp-1"])
+    if refuses:
+        said = capsys.readouterr().err
+        assert code == 2 and "401" in said and "hf upload me/lamp-1" in said and (out / "README.md").is_file()
+        return
+    assert code == 0 and "https://huggingface.co/me/lamp-1" in capsys.readouterr().out
+    assert Hub.told[0] == ("me/lamp-1", True, True)
+    assert Hub.told[1] == ("me/lamp-1", sorted(path.name for path in out.iterdir()))
+    assert {"README.md", "model.safetensors"} <= set(Hub.told[1][1])

@@ -144,6 +144,14 @@ def test_verify_judges_a_file(tmp_path, capsys):
     assert "2 responses: 1 correct, 1 wrong" in told.err
 
 
+def test_verify_reads_the_labels_that_are_lists_as_published(tmp_path, capsys):
+    path = tmp_path / "responses.jsonl"
+    path.write_text('{"response": "f = abs", "ground_truth": ["assert f(-1) == 1"]}\n')
+    assert command_line.main(["verify", "--verifier", "code", "--workers", "1", "--seconds", "60", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert '"correct"' in told or "the sandbox cannot isolate" in told
+
+
 def test_verify_names_a_bad_row_and_an_unknown_verifier(tmp_path, capsys):
     path = tmp_path / "responses.jsonl"
     path.write_text('{"response": "42"}\n')
@@ -156,7 +164,7 @@ def test_verify_names_a_bad_row_and_an_unknown_verifier(tmp_path, capsys):
 def test_verifiers_are_listed_with_modes_and_versions(capsys):
     assert command_line.main(["verifiers"]) == 0
     told = capsys.readouterr().out
-    assert "gsm8k" in told and "tulu3 (1), strict (2)" in told
+    assert "gsm8k" in told and "tulu3 (1), strict (3)" in told
     assert command_line.main(["verifiers", "--instructions"]) == 0
     told = capsys.readouterr().out
     assert len(told.splitlines()) == 86 and "count:countries  N  (inexact" in told

@@ -44,6 +44,33 @@ def test_an_estimate_is_the_plain_product():
     assert judge.prompt_tokens > 4000 * (100 + 4 * 200)
 
 
+@pytest.mark.parametrize(
+    ("generator", "more", "calls", "money"),
+    [
+        ({"make": "personas", "data": "p", "licence": "l", "task": "hard_math", "count": 100}, [], 2400, 24.0),
+        (
+            {"make": "personas", "data": "p", "licence": "l", "task": "python", "count": 9, "candidates": 10},
+            [],
+            30,
+            0.3,
+        ),
+        ({"make": "best_of", "prompts": "p", "samples": 5}, ["--prompts", "20"], 100, 1.0),
+        ({"make": "completions", "data": "p"}, ["--prompts", "20"], 40, 0.4),
+    ],
+)
+def test_synthesis_is_estimated_at_its_most(tmp_path, capsys, generator, more, calls, money):
+    endpoint = {"base_url": "http://h/v1", "model": "m", "prompt_price": 40, "completion_price": 60}
+    stage = {"kind": "synthesize", "generator": generator | {"model": endpoint}}
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps({"name": "r", "stages": {"s": stage}}))
+    command = ["synthesize", str(recipe), "--estimate", "--prompt-tokens", "100", "--answer-tokens", "100"]
+    assert main(command + more) == 0
+    [everything] = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("all")]
+    assert everything[1:5] == [f"{calls:,}", f"{calls * 100:,}", f"{calls * 100:,}", f"{money:.2f}"]
+    if more:
+        assert main(command) == 2 and "--prompts N" in capsys.readouterr().err
+
+
 def test_wrong_names_are_told(capsys):
     assert main(["preferences", "build", RECIPE, "--stage", "prefs", "--estimate"]) == 2
     assert "no preferences stage of the recipe; it has: preferences" in capsys.readouterr().err
@@ -66,7 +93,13 @@ def test_inspect_and_report_show_what_the_labels_came_from(tmp_path, capsys):
     row = {"id": "p", "source": "s", "messages": messages, "candidates": [one, two]}
     row |= {"chosen": 0, "rejected": 1, "reason": None}
     (tmp_path / "candidates.jsonl").write_text(json.dumps(row) + "\n")
-    manifest = {"rows": {"pairs": 1}, "metrics": {"judge": {"longer_wins": 0.5, "orders_agree": None}}}
+    used = {"answers": 3, "prompt_tokens": 4000, "completion_tokens": 20, "cost": 0.25}
+    endpoints = {
+        "a": used | {"asked": {"answers": 1, "attempts": 4, "failures": {"429": 3}}},
+        "judge b": used | {"asked": {"answers": 3, "attempts": 3, "failures": {}}},
+    }
+    metrics = {"judge": {"longer_wins": 0.5, "orders_agree": None}, "endpoints": endpoints}
+    manifest = {"rows": {"pairs": 1}, "metrics": metrics}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert main(["preferences", "inspect", str(tmp_path), "--id", "p"]) == 0
     told = capsys.readouterr().out
@@ -76,3 +109,6 @@ def test_inspect_and_report_show_what_the_labels_came_from(tmp_path, capsys):
     assert main(["preferences", "report", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "judge / longer_wins   0.5" in told and "judge / orders_agree  none" in told
+    words = [line.split() for line in told.splitlines()]
+    assert ["a", "3", "4,000", "20", "0.25", "1", "4", "3", "429"] in words
+    assert ["all", "6", "8,000", "40", "0.5", "4", "7"] in words

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.data.batches import epoch_order, micro_batches, pad_batch
+from posttrain.data.batches import epoch_order, micro_batches, packed_micro_batches, pad_batch
 from posttrain.data.tokenize import Tokenized
 from posttrain.errors import PosttrainError
 
@@ -19,9 +19,20 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
         assert (len(left) + 1) * lengths[right[0]] > budget
 
 
+@given(st.lists(st.integers(1, 50)), st.integers(50, 300))
+def test_packed_micro_batches_are_few_full_and_hold_every_row_once(lengths, budget):
+    groups = packed_micro_batches(lengths, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    sums = [sum(lengths[i] for i in group) for group in groups]
+    assert sums == sorted(sums, reverse=True) and all(0 < total <= budget for total in sums)
+    assert len(groups) <= 1 + sum(lengths) // (budget - max(lengths, default=0) + 1)
+
+
 def test_a_row_over_the_budget_is_an_error_with_a_way_out():
     with pytest.raises(PosttrainError, match="20 tokens.*micro_batch_tokens"):
         micro_batches([3, 20], 10)
+    with pytest.raises(PosttrainError, match="20 tokens.*micro_batch_tokens"):
+        packed_micro_batches([3, 20], 10)
 
 
 def test_epochs_are_fresh_shuffles_that_never_change():

@@ -4,15 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.data.mixing import keyed_order, requested, select, with_unique_ids, without_duplicates
+from posttrain.data.mixing import keyed_order, requested, select, unique_ids, without_duplicates
 from posttrain.data.rows import Conversation
 
-
-def rows(*ids):
-    return [Conversation(id, ({"role": "assistant", "content": f"text of {id}"},), "s") for id in ids]
-
-
-MANY = rows(*map(str, range(1000)))
+MANY = [str(number) for number in range(1000)]
 
 
 def test_an_order_is_the_same_on_any_machine():
@@ -47,33 +42,33 @@ def test_every_place_is_equally_likely():
 def test_a_fraction_takes_that_share_in_the_given_order():
     used = select(MANY, fraction=0.25, seed=1, source="s")
     assert len(used) == 250 == requested(1000, fraction=0.25)
-    assert [int(row.id) for row in used] == sorted(int(row.id) for row in used)
+    assert used == sorted(used)
     assert used == select(MANY, fraction=0.25, seed=1, source="s")
     assert used != select(MANY, fraction=0.25, seed=2, source="s")
 
 
 def test_a_larger_amount_holds_the_smaller_one():
-    few = {row.id for row in select(MANY, count=100, seed=1, source="s")}
-    more = {row.id for row in select(MANY, count=101, seed=1, source="s")}
+    few = set(select(MANY, count=100, seed=1, source="s"))
+    more = set(select(MANY, count=101, seed=1, source="s"))
     assert len(few) == 100 and few < more
 
 
 def test_a_count_beyond_what_is_there_repeats_nothing():
-    assert select(MANY, count=5000, seed=1, source="s") == MANY
+    assert select(MANY, count=5000, seed=1, source="s") == list(range(1000))
     assert requested(1000, count=5000) == 5000
 
 
 def test_repeat_gives_every_row_as_often():
-    assert Counter(row.id for row in select(MANY, repeat=3, seed=1, source="s")) == {row.id: 3 for row in MANY}
+    assert Counter(select(MANY, repeat=3, seed=1, source="s")) == dict.fromkeys(range(1000), 3)
 
 
 def test_no_amount_takes_all():
-    assert select(MANY, seed=1, source="s") == MANY and requested(1000) == 1000
+    assert select(MANY, seed=1, source="s") == list(range(1000)) and requested(1000) == 1000
 
 
 @given(st.lists(st.sampled_from(["a", "a#2", "a#3", "b"])))
 def test_ids_become_unique_and_first_ones_stay(ids):
-    fresh = [row.id for row in with_unique_ids(rows(*ids))]
+    fresh = list(unique_ids(ids))
     assert len(set(fresh)) == len(ids)
     assert all(new.startswith(old) for new, old in zip(fresh, ids, strict=True))
     if len(set(ids)) == len(ids):
@@ -84,9 +79,11 @@ def test_only_the_first_of_equal_rows_stays_whatever_its_id_and_source():
     row = Conversation("a", ({"role": "assistant", "content": "x"},), "s")
     same = Conversation("b", ({"content": "x", "role": "assistant"},), "t", {"score": 1})
     other = Conversation("a", ({"role": "assistant", "content": "y"},), "s")
-    seen: dict[str, str] = {}
-    assert without_duplicates([row, same, other], seen, "first") == ([row, other], {"first": 1})
-    assert without_duplicates([same], seen, "second") == ([], {"first": 1})
+    first = without_duplicates([row, same, other], {}, "first")
+    assert (first.positions, first.copies_of) == ([0, 2], {"first": 1})
+    second = without_duplicates([same, other], {first.fingerprints[0]: "first"}, "second")
+    assert (second.positions, second.copies_of) == ([1], {"first": 1})
+    assert second.fingerprints == first.fingerprints[1:]
 
 
 @pytest.mark.parametrize("available", [0, 1, 2, 7])

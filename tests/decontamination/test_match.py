@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from posttrain.decontamination import index as index_module
 from posttrain.decontamination import match as match_module
+from posttrain.decontamination import spans as spans_module
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem
-from posttrain.decontamination.match import match_batches, shared_spans
+from posttrain.decontamination.match import match_batches
 from posttrain.decontamination.profiles import PROFILES, Boilerplate, Profile
-from posttrain.decontamination.tokens import Hashing, tokens
+from posttrain.decontamination.spans import shared_spans
+from posttrain.decontamination.tokens import Hashing, lay_out, tokens
 
 
 def grams(words, n):
@@ -164,8 +166,8 @@ def test_spans_hold_as_many_tokens_as_are_covered(world, n, joint):
     evaluation, rows = world
     index = EvaluationIndex({"task": evaluation}, Profile("paper", ngram=n, joint_turns=joint))
     for (_, turns), found in zip(rows, found_by(index, rows, Fraction(0)), strict=True):
-        for item, share in found.items():
-            spans = shared_spans(index, item, turns)
+        every = shared_spans(index, [(item, turns) for item in found])
+        for (item, share), spans in zip(found.items(), every, strict=True):
             fields = evaluation[item].fields
             sizes = [len(tokens(text)) for text in fields]
             inside = [0] * len(fields)
@@ -305,3 +307,45 @@ def test_an_empty_evaluation_matches_nothing():
     for name in ("paper", "strict"):
         index = EvaluationIndex({"task": []}, PROFILES[name])
         assert found_by(index, [("x", (EIGHT,))], Fraction(1, 2)) == [{}]
+
+
+def test_a_row_of_many_items_is_read_once_for_all_its_pairs(monkeypatch):
+    evaluation = [EvaluationItem(str(n), (" ".join(f"w{n}x{i}" for i in range(40)),)) for n in range(50)]
+    index = EvaluationIndex({"task": evaluation}, PROFILES["strict"])
+    row = (" and so ".join(item.fields[0] for item in evaluation),)
+    read = []
+    monkeypatch.setattr(
+        spans_module, "lay_out", lambda texts, splitting: read.append(texts) or lay_out(texts, splitting)
+    )
+    monkeypatch.setattr(spans_module, "PART_CHARACTERS", 1)
+    pairs = [(n, row) for n in range(50)] + [(3, ("so " + evaluation[3].fields[0],))]
+    spans = shared_spans(index, pairs)
+    assert read == [list(row), ["so " + evaluation[3].fields[0]]]
+    for (item, turns), found in zip(pairs, spans, strict=True):
+        assert [turns[n][begin:end] for n, begin, end in found.train] == [evaluation[item].fields[0]]
+        assert found.item == ((0, 0, len(evaluation[item].fields[0])),)
+
+
+@pytest.mark.parametrize("threshold", [Fraction("0.3333333333333333"), Fraction(str(0.1 + 0.2)), Fraction(1, 2)])
+def test_long_items_and_thresholds_of_many_digits_are_compared_exactly(threshold):
+    item = [f"w{n}" for n in range(3000)]
+    index = EvaluationIndex({"task": [EvaluationItem("a", (" ".join(item),))]}, PROFILES["paper"])
+    for covered in (300, int(3000 * threshold), int(3000 * threshold) + 1, 3000):
+        found = found_by(index, [("row", (" ".join(item[:covered]),))], threshold)
+        assert bool(found[0]) == (Fraction(covered, 3000) > threshold)
+
+
+@pytest.mark.parametrize("turn", ["你好。今天天气好。谢谢", "今天天气好。", "（今天天气好）"])
+def test_marks_of_scripts_without_spaces_end_sentences(turn):
+    index = EvaluationIndex({"task": [EvaluationItem("a", ("今天天气好",))]}, PROFILES["strict"])
+    [found] = found_by(index, [("row", (turn,))], Fraction(1, 2))
+    assert found == {0: 1.0}
+    [spans] = shared_spans(index, [(0, (turn,))])
+    assert [turn[begin:end] for _, begin, end in spans.train] == ["今天天气好"]
+
+
+def test_a_phrase_is_shown_only_where_it_stands_alone():
+    index = EvaluationIndex({"task": [EvaluationItem("a", ("name all the colours",))]}, PROFILES["strict"])
+    turn = "Now name all the colours you know. Name all the colours. Bye"
+    [spans] = shared_spans(index, [(0, (turn,))])
+    assert spans.train == ((0, turn.index("Name"), turn.index(". Bye")),)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.cli.demo import models_of, talker
+from posttrain.cli.demo import first_and_furthest, models_of, talker
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.demo.app import _plain, _shown, answers
 from posttrain.demo.stream import STRETCH, grow
@@ -28,6 +28,7 @@ def run(tmp_path_factory):
 def test_growing_gives_the_greedy_answer(run):
     stages = models_of(run)
     assert list(stages) == ["sft", "dpo"]
+    assert first_and_furthest(stages) == ("sft", "dpo") and first_and_furthest({"dpo": stages["dpo"]}) == ("dpo", "dpo")
     model = talker(stages["sft"])
     prompt = tuple(model.render([QUESTION]))
     sampling = SamplingParameters(temperature=0.0, max_tokens=3 * STRETCH, stop_token_ids=model.stop)

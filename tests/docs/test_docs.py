@@ -4,6 +4,7 @@ import argparse
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_recipes_in_the_text_load(page, tmp_path):
             path = tmp_path / f"{number}.yaml"
             path.write_text(body.replace("extends: ", f"extends: {ROOT}/recipes/"))
             assert load_recipe(path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shell_blocks_are_shell_and_start_what_is_there(page):
+    """bash reads each block; what `-m posttrain.cli` is handed parses as it does after `posttrain`."""
+    for body in re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
+        read = subprocess.run(["bash", "-n"], input=body, text=True, capture_output=True)
+        assert read.returncode == 0 and not read.stderr, f"{page.name}: {read.stderr}"
+        for line in re.findall(r"-m posttrain\.cli (.*)", body):
+            name, *rest = shlex.split(line, comments=True)
+            parser(name).parse_args(rest)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

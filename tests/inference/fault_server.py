@@ -15,8 +15,9 @@ FAULTS = ("429", "500", "cut", "malformed", "two_choices", "no_choice", "reset")
 
 
 class FaultServer:
-    def __init__(self, share: float, delay: float, seed: int, storms: bool, down_every: float):
+    def __init__(self, share: float, delay: float, seed: int, storms: bool, down_every: float, context: int):
         self.share, self.delay, self.storms, self.down_every = share, delay, storms, down_every
+        self.context = context
         self.random = random.Random(seed)
         self.flying = self.peak = 0
         self.storm_until = 0.0
@@ -59,9 +60,14 @@ class FaultServer:
         fault = self.random.choice(FAULTS) if self.random.random() < self.share else None
         if asyncio.get_running_loop().time() < self.storm_until:
             fault = "429"
+        if len(question) > (40 if body["model"] == "short" else self.context):
+            fault = "400"
         if fault:
             print("fault", fault, question, flush=True)
-        if fault == "429":
+        if fault == "400":
+            error = {"message": f"This model's maximum context length is {self.context}", "code": "context_length"}
+            self.send(writer, 400, {"error": error})
+        elif fault == "429":
             self.send(writer, 429, {"error": {"message": "slow down"}}, "retry-after: 0.05\r\n")
         elif fault == "500":
             self.send(writer, 500, {"error": {"message": "oops"}})
@@ -108,14 +114,12 @@ class FaultServer:
 
 def ratings(question: str, schema: dict, model: str) -> str:
     """A judge's answer to the schema: rates a text by the digits in it; the model "tie" rates all alike."""
-    texts = schema["properties"]["texts"]
-    aspects = [name for name in texts["items"]["required"] if name != "text"]
-    found = []
-    for number in range(1, texts["minItems"] + 1):
-        shown = question.split(f"# Text {number}\n\n")[1].split("\n\n# ")[0]
+    found = {}
+    for key, entry in schema["properties"].items():
+        shown = question.split(f"# Text {key.removeprefix('text_')}\n\n")[1].split("\n\n# ")[0]
         value = 3 if model == "tie" else 1 + sum(ord(letter) for letter in shown) % 5
-        found.append({"text": number, **{name: {"rationale": "so", "rating": value} for name in aspects}})
-    return json.dumps({"texts": found})
+        found[key] = {name: {"rationale": "so", "rating": value} for name in entry["required"]}
+    return json.dumps(found)
 
 
 if __name__ == "__main__":
@@ -125,8 +129,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storms", action="store_true", help="now and then everybody gets 429")
     parser.add_argument("--down-every", type=float, default=0.0, help="seconds between refusals of all connections")
+    parser.add_argument("--context", type=int, default=10**9, help="most letters of a question")
     args = parser.parse_args()
     try:
-        asyncio.run(FaultServer(args.share, args.delay, args.seed, args.storms, args.down_every).serve())
+        asyncio.run(FaultServer(**vars(args)).serve())
     except KeyboardInterrupt:
         sys.exit(0)

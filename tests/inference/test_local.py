@@ -295,3 +295,79 @@ def test_each_prompt_is_prefilled_once_for_all_of_its_samples(model, monkeypatch
     # 5 slots: the 8 samples of a prompt never fit at once, so later ones copy from a slot that still holds it.
     assert len(list(LocalSampler(model, pad_token_id=0, slots=5).generate(asked))) == 48
     assert sum(seen) == len(prompts)
+
+
+def few_shot(questions: int, shots: int = 80, seed: int = 3) -> list[tuple[int, ...]]:
+    """Prompts of three beginnings, the third shorter than any that is shared, and one prompt that is a part of
+    another."""
+    draw = random.Random(seed)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(3, VOCABULARY) for _ in range(count))
+
+    beginnings = [some(shots), some(shots + 30), some(20)]
+    prompts = [beginnings[i % 3] + some(draw.randrange(1, 15)) for i in range(questions)]
+    return [*prompts, prompts[0][:-1], beginnings[0]]
+
+
+@pytest.mark.parametrize("key_heads", [1, 4])
+@pytest.mark.parametrize("slots", [1, 4, 64])
+def test_sharing_beginnings_changes_no_answer_and_no_logprob_beyond_rounding(tiny, key_heads, slots):
+    model = tiny(key_heads, positions=256)
+    asked = [
+        SampleRequest(f"p{i}", sample, ids, SamplingParameters(max_tokens=12, seed=7))
+        for i, ids in enumerate(few_shot(20))
+        for sample in range(2)
+    ]
+    alone = by_key(LocalSampler(model, pad_token_id=0, slots=slots).generate(asked))
+    shared = by_key(LocalSampler(model, pad_token_id=0, slots=slots, share_prefixes=True).generate(asked))
+    assert shared.keys() == alone.keys()
+    for place, answer in shared.items():
+        assert answer.token_ids == alone[place].token_ids
+        expected = full_forward_logprobs(model, answer.request.prompt_ids, answer.token_ids)
+        torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-5, rtol=0)
+
+
+def test_scores_of_sequences_that_begin_alike_equal_a_full_forward(tiny):
+    model = tiny(2, positions=256)
+    sequences = [*few_shot(20), (5,), ()]
+    found = LocalSampler(model, pad_token_id=0, share_prefixes=True).score(sequences)
+    assert [len(scores) for scores in found] == [len(sequence) for sequence in sequences]
+    for sequence, scores in zip(sequences, found, strict=True):
+        if sequence:
+            expected = full_forward_logprobs(model, sequence[:1], sequence[1:])
+            torch.testing.assert_close(torch.tensor(scores[1:]), expected, atol=1e-5, rtol=0)
+
+
+def test_a_common_beginning_is_computed_once(tiny, monkeypatch):
+    model = tiny(2, positions=256)
+    prompts = [(7,) * 100 + (8 + i, 9) for i in range(16)]
+    asked = [SampleRequest(f"p{i}", 0, ids, SamplingParameters(max_tokens=1)) for i, ids in enumerate(prompts)]
+    fed = []
+    forward = model.get_decoder().forward
+
+    def counting(*args, **kwargs):
+        fed.append(kwargs["input_ids"].numel())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.get_decoder(), "forward", counting)
+    list(LocalSampler(model, pad_token_id=0, slots=4, share_prefixes=True).generate(asked))
+    assert sum(fed) <= 100 + 16 * 3
+    fed.clear()
+    LocalSampler(model, pad_token_id=0, share_prefixes=True).score(prompts)
+    assert sum(fed) <= 100 + 16 * 3
+
+
+def test_the_cache_is_held_within_its_bytes(tiny, monkeypatch):
+    model = tiny(2, positions=256)
+    asked = [SampleRequest(f"p{i}", 0, (7,) * (40 + i), SamplingParameters(max_tokens=10)) for i in range(30)]
+    rows = []
+    forward = model.get_decoder().forward
+    monkeypatch.setattr(
+        model.get_decoder(), "forward", lambda **given: rows.append(len(given["input_ids"])) or forward(**given)
+    )
+    config = model.config
+    position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    allowed = 5 * 79 * position + 1  # the longest prompt has 69 tokens and 10 to come
+    answers = list(LocalSampler(model, pad_token_id=0, cache_bytes=allowed).generate(asked))
+    assert len(answers) == 30 and max(rows) == 5

@@ -163,6 +163,20 @@ def test_a_request_that_always_fails_costs_only_itself(start, endpoint, tmp_path
             list(ask(made, requests(3), journal))
 
 
+def test_a_refused_request_says_why_in_the_servers_own_words(start, endpoint, tmp_path):
+    url, log = start("--context", "2")  # "q0" to "q9" fit
+    made = endpoint(url)
+    with Journal(tmp_path / "j.jsonl") as journal:
+        found = list(ask_stream(made, requests(12), journal))
+        refused = [one for one in found if isinstance(one, ChatFailure)]
+        assert {(one.request.id, one.reason) for one in refused} == {("r10", "refused"), ("r11", "refused")}
+        assert all("maximum context length is 2" in one.detail for one in refused) and len(journal) == 10
+        late = [ChatRequest(f"r{i}", ({"role": "user", "content": f"q{i}"},)) for i in range(100, 140)]
+        with pytest.raises(EndpointDown, match="refused all of the first 20 requests: .*maximum context length"):
+            list(ask_stream(endpoint(url), late, journal))
+    assert sum(sent_whole(log).values()) == 10 and made.account.attempts == 12
+
+
 def test_the_budget_is_never_passed_and_the_run_goes_on_with_more(start, endpoint, tmp_path):
     url, log = start()
     price = Price(prompt=1e5, completion=1e6)  # an answer costs 10 × 0.1 + 5 × 1 = 6, at most 18 × 0.1 + 8 = 9.8
@@ -221,38 +235,56 @@ def test_keys_come_from_the_environment_and_stay_out_of_errors(start, endpoint, 
     monkeypatch.setenv("POSTTRAIN_TEST_KEY", "sk-very-secret")
     made = endpoint(url, api_key_env="POSTTRAIN_TEST_KEY")
     assert "sk-very-secret" not in repr(made.server) + made._clean("server says: bad key sk-very-secret")
+    assert "sk-" not in made._clean("x" * 295 + "sk-very-secret")
     with pytest.raises(PosttrainError, match="base_url holds a password"):
         endpoint("http://me:secret@127.0.0.1:1/v1")
 
 
-def test_memory_does_not_grow_with_the_number_of_requests(tmp_path):
-    """5,000 requests through a journal on an endpoint that answers at once: held, they would take 5 MB and more."""
-    import tracemalloc
+INSTANT = """
+import resource, sys
+from posttrain.inference.journal import Journal, ask_stream
+from posttrain.inference.protocols import ChatAnswer, ChatRequest
 
-    class Instant:
-        model = "instant"
+class Instant:
+    model = "instant"
+    flying = []
+    outstanding = property(lambda self: len(self.flying))
 
-        def __init__(self):
-            self.flying = []
-
-        @property
-        def outstanding(self):
-            return len(self.flying)
-
-        def submit(self, request):
-            if len(self.flying) >= 64:
-                return False
+    def submit(self, request):
+        if len(self.flying) < 512:
             self.flying.append(request)
             return True
+        return False
 
-        def collect(self, *, wait: bool = True) -> list[ChatAnswer | ChatFailure]:
-            found, self.flying = self.flying, []
-            return [ChatAnswer(one, "x" * 200, "stop", {"completion_tokens": 5}) for one in found]
+    def collect(self, *, wait=True):
+        found, self.flying = self.flying, []
+        return [ChatAnswer(one, "x" * 200, "stop", {"completion_tokens": 5}) for one in found]
 
-    asked = (ChatRequest(f"r{i}", ({"role": "user", "content": f"q{i}" * 20},)) for i in range(5000))
-    tracemalloc.start()
-    with Journal(tmp_path / "j.jsonl") as journal:
-        assert sum(1 for _ in ask_stream(Instant(), asked, journal)) == 5000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 600_000
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+count = int(sys.argv[2])
+asked = (ChatRequest(f"r{i}", ({"role": "user", "content": f"q{i}" * 20},)) for i in range(count))
+with Journal(sys.argv[1]) as journal:
+    for number, _ in enumerate(ask_stream(Instant(), asked, journal), start=1):
+        if number == count // 20:
+            early = megabytes()
+assert number == count
+print(megabytes() - early)
+"""
+
+
+def growth(tmp_path, count: int) -> float:
+    """Megabytes of memory that the last 95 % of the requests added to the first 5 %."""
+    command = [sys.executable, "-c", INSTANT, str(tmp_path / f"{count}.jsonl"), str(count)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def test_memory_does_not_grow_with_the_number_of_requests(tmp_path):
+    """Held, the answers alone would take 8 MB, with their requests 50."""
+    assert growth(tmp_path, 40_000) < 3.0
+
+
+@pytest.mark.long
+def test_memory_is_constant_for_a_million_requests(tmp_path):
+    assert growth(tmp_path, 1_000_000) < 3.0

@@ -50,11 +50,11 @@ def test_the_numbers_shown_are_the_numbers_asked_for(aspect):
         system, user = judge_messages(QUESTION, texts, (aspect,))
         shown = [line for line in user["content"].splitlines() if line.startswith("# Text ")]
         assert shown == [f"# Text {i}" for i in range(1, count + 1)]
-        asked = user["content"].split("each of the texts ")[1].split(":")[0]
-        assert asked == ", ".join(str(i) for i in range(1, count + 1))
-        assert answer_schema(count, (aspect,))["properties"]["texts"]["items"]["properties"]["text"]["enum"] == list(
-            range(1, count + 1)
-        )
+        keys = [f"text_{i}" for i in range(1, count + 1)]
+        entries = user["content"].split("an entry for each text:\n")[1].splitlines()
+        assert [entry.lstrip("{").split(":")[0].strip('"') for entry in entries] == keys
+        schema = answer_schema(count, (aspect,))
+        assert list(schema["properties"]) == schema["required"] == keys
         for number, text in enumerate(texts, start=1):
             assert f"# Text {number}\n\n{text}\n\n" in user["content"]
         assert [role["role"] for role in (system, user)] == ["system", "user"]
@@ -64,20 +64,18 @@ def test_a_golden_prompt():
     _, user = judge_messages(QUESTION, ["The Oder.", "Everest."], ("honesty",))
     assert user["content"].startswith(GOLDEN)
     assert user["content"].endswith(
-        '# Answer\nJSON alone, one entry for each of the texts 1, 2:\n{"texts": [{"text": 1, "honesty": '
-        '{"rationale": "…", "rating": 1 to 5 or "N/A"}}, …]}'
+        "# Answer\nJSON alone, an entry for each text:\n"
+        '{"text_1": {"honesty": {"rationale": "…", "rating": "1" to "5" or "N/A"}},\n'
+        '"text_2": {"honesty": {"rationale": "…", "rating": "1" to "5" or "N/A"}}}'
     )
 
 
 def answer(*ratings, aspect="honesty", numbers=None) -> str:
-    numbers = numbers or range(1, len(ratings) + 1)
-    return json.dumps(
-        {
-            "texts": [
-                {"text": n, aspect: {"rationale": "a\n\nb", "rating": r}} for n, r in zip(numbers, ratings, strict=True)
-            ]
-        }
-    )
+    entries = [
+        f'"text_{number}": ' + json.dumps({aspect: {"rationale": "a\n\nb", "rating": rating}})
+        for number, rating in zip(numbers or range(1, len(ratings) + 1), ratings, strict=True)
+    ]
+    return "{" + ", ".join(entries) + "}"
 
 
 def test_ratings_are_read_by_number_not_by_place():
@@ -85,6 +83,8 @@ def test_ratings_are_read_by_number_not_by_place():
     assert [one["honesty"].value for one in found] == [None, 2, 5]
     assert found[0]["honesty"].rationale == "a\n\nb"  # a blank line in a rationale shifted the published parser
     assert read_ratings(f"Sure:\n```json\n{answer('4')}\n```", 1, ("honesty",))[0]["honesty"].value == 4
+    raw = '{"text_1": {"honesty": {"rationale": "two\nlines", "rating": "N/A"}}}'
+    assert read_ratings(raw, 1, ("honesty",))[0]["honesty"].rationale == "two\nlines"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_ratings_are_read_by_number_not_by_place():
     [
         "",
         "I cannot rate these.",
-        '{"texts": [{"text": 1,',
+        '{"text_1": {"honesty":',
         "[]",
         answer(5, 4, numbers=[1, 1]),
         answer(5, 4, numbers=[2, 3]),
@@ -106,8 +106,9 @@ def test_ratings_are_read_by_number_not_by_place():
         answer("good", 4),
         answer(-1, 4),
         answer(5, 4, aspect="helpfulness"),
-        '{"texts": 3}',
-        '{"texts": [1, 2]}',
+        '{"text_1": 3, "text_2": 4}',
+        '{"text_1": {"honesty": {"rating": 5, "rating": 4}}, "text_2": {"honesty": {"rating": 4}}}',
+        answer("12", 4),
         "{" * 5000 + "}" * 5000,
     ],
 )
@@ -141,14 +142,13 @@ class Judge:
             user = request.messages[1]["content"]
             aspects = [line.removeprefix("# Question: ") for line in user.splitlines() if line.startswith("# Question")]
             shown = user.split("# Question")[0].split("# Text ")[1:]
-            texts = [
-                {
-                    "text": int(block.split("\n")[0]),
-                    **{a: {"rationale": f"{a}!", "rating": self.table[block.split("\n\n")[1]][a]} for a in aspects},
+            entries = {
+                f"text_{block.splitlines()[0]}": {
+                    a: {"rationale": f"{a}!", "rating": self.table[block.split("\n\n")[1]][a]} for a in aspects
                 }
                 for block in shown
-            ]
-            yield ChatAnswer(request, json.dumps({"texts": texts[::-1]}), "stop", {})
+            }
+            yield ChatAnswer(request, json.dumps(dict(reversed(entries.items()))), "stop", {})
 
 
 def table(rows: dict[str, tuple]) -> dict[str, dict]:
@@ -207,6 +207,27 @@ def test_an_unreadable_answer_is_asked_again_and_then_missing_not_low():
     assert tally.missing == 1 and sum(tally.unreadable.values()) == 5
     again = [request.sample_index for request in judge.asked if request.id == "p/truthfulness"]
     assert again == [0, 1, 2]
+
+
+def test_a_refused_question_is_not_asked_again():
+    def refuse(requests):
+        return (asked.append(one) or ChatFailure(one, "refused", "over the context") for one in requests)
+
+    asked: list = []
+    judged, tally = judge_by_aspects([(PROMPT, candidates("a", "b"))], refuse, "judge", JudgeOptions())
+    assert len(asked) == tally.missing == 4 and [one.rating for one in judged[0]] == [None, None]
+
+
+@given(st.integers(2, 6), st.lists(st.sampled_from(NAMES), min_size=1, unique=True), st.integers(1, 900))
+def test_the_limit_leaves_room_for_the_longest_answer(count, aspects, letters):
+    """A token of prose is two letters at least."""
+    call = next(calls([(PROMPT, candidates(*["x"] * count))], JudgeOptions(tuple(aspects), single_call=True)))
+    request = judge_request(call, PROMPT, candidates(*["x"] * count), JudgeOptions(rationale_letters=letters))
+    longest = {f"text_{i}": {a: {"rationale": "", "rating": "N/A"} for a in aspects} for i in range(count)}
+    keys = len(json.dumps(longest)) + count * len(aspects) * (letters - 1)
+    assert request.sampling.max_tokens * 2 >= keys
+    set_one = JudgeOptions(max_tokens=9)
+    assert judge_request(call, PROMPT, candidates(*["x"] * count), set_one).sampling.max_tokens == 9
 
 
 scores = st.lists(

@@ -1,6 +1,7 @@
 """Ablations: each variant differs from its base by what it says, and the table pairs instances."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from posttrain.cli.ablate import markdown, table_rows
 from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
 from posttrain.recipe.ablation import load_ablation, variant_recipe
+from posttrain.recipe.references import order, references
 
 ABLATIONS = sorted((Path(__file__).parents[2] / "recipes" / "ablations").glob("*.yaml"))
+NANO = [path for path in ABLATIONS if path.stem.startswith("nano-")]
 TINY = """
 base: {base}
 seeds: [1]
@@ -58,13 +61,37 @@ def test_what_is_no_variant_or_no_model_is_told(tmp_path):
 def test_differences_are_paired_and_shown_by_seed():
     base = [{"t": {"1": 0.0, "2": 1.0, "3": 0.0, "4": 1.0}}] * 2
     better = [{"t": {"1": 1.0, "2": 1.0, "3": 1.0, "4": 1.0}}, {"t": {"1": 0.0, "2": 1.0, "3": 1.0, "4": 1.0}}]
-    first, second = table_rows({"base": base, "better": better}, {"base": "base", "better": "base"})
+    besides = {"base": [{"kl": 1.0}, {"kl": 2.0}], "better": [{"kl": 3.0}, {"kl": 3.0}]}
+    first, second = table_rows({"base": base, "better": better}, {"base": "base", "better": "base"}, besides)
     assert first["mean"] == 0.5 and "difference" not in first
     assert second["difference"] == pytest.approx(0.375)
     assert second["difference_by_seed"] == [0.5, 0.25]
     assert second["low"] <= 0.375 <= second["high"]
     page = markdown("Both", [1, 2], [first, second])
     assert "| better | 87.5 | 100.0, 75.0 | base |" in page
+    assert "| base | 1.5 |" in page and "| better | 3 |" in page
+
+
+@pytest.mark.parametrize("path", NANO, ids=lambda path: path.stem)
+def test_a_dry_run_runs_again_only_what_a_variant_changes_and_what_hangs_on_it(path, tmp_path, capsys):
+    """Told from the recipes alone: a stage is new where its settings, or those of anything it was made from, are."""
+    assert main(["ablate", str(path), "--dry-run", "--seeds", "1", "--runs", str(tmp_path)]) == 0
+    listed = dict(re.findall(r"^  (.*), seed 1: (.*)$", capsys.readouterr().out, re.M))
+    ablation = load_ablation(path)
+    first, *others = ablation.variants
+    base = variant_recipe(ablation, first, 1)
+    seen = set()
+    for name in others:
+        recipe = variant_recipe(ablation, name, 1)
+        changed: set[str] = set()
+        for stage in order(recipe.stages):
+            above = {use.stage for use in references(recipe.stages[stage])}
+            if recipe.stages[stage] != base.stages.get(stage) or above & changed:
+                changed.add(stage)
+        wanted = set(listed[first].split(", ")) & changed
+        assert set(listed[name].split(", ")) == wanted
+        seen |= wanted
+    assert "world" not in seen and "sft_mixture" not in seen
 
 
 @pytest.mark.long

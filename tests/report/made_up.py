@@ -1,5 +1,6 @@
 """A run's folder with everything that a report shows, made of invented figures and hostile texts."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ def artifact(run: Path, stage: str, kind: str, inputs=(), **manifest) -> Path:
     return folder
 
 
-def made_up_run(runs: Path, instances: int = 40) -> Path:
-    """``runs``/made-up, of ``instances`` instances answered by two models, SFT and DPO."""
+def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
+    """``runs``/made-up, of ``instances`` instances answered by two models, SFT and DPO.
+
+    ``words``: drawn at random into every prompt and answer, so that they compress no better than real ones.
+    """
+    drawn = random.Random(0)
+    vocabulary = ["".join(drawn.choices("etaoinshrdlu", k=drawn.randint(2, 9))) for _ in range(4000)]
     run = runs / "made-up"
     world = artifact(run, "world", "synthesize", references={"some/model": "sha256 0"})
     write_jsonl(
@@ -69,14 +75,18 @@ def made_up_run(runs: Path, instances: int = 40) -> Path:
     artifact(run, "dpo", "dpo", inputs=("sft", "preferences"))
     development = artifact(run, "development", "evaluate", inputs=("sft", "dpo"))
 
+    def prose(seed: str) -> str:
+        return " ".join(random.Random(seed).choices(vocabulary, k=words))
+
     scores, answers = {}, {}
     for label, right in {"SFT": 2, "DPO": 3}.items():
+        opening = f"<|assistant|>\n{'One lamp after another. ' * 12}"
         answers[label] = [
             {
                 "task": "sums@test",
                 "id": str(number),
-                "prompt": f"<|user|>\n{SHARED}? ({number})\n<|assistant|>\n" + "One lamp after another. " * 12,
-                "response": f"{label} says {number} {HOSTILE}" + " and so on" * 20,
+                "prompt": f"<|user|>\n{SHARED}? ({number})\n{opening}{prose(str(number))}",
+                "response": f"{label} says {number} {HOSTILE}" + " and so on" * 20 + prose(f"{label} {number}"),
                 "outcome": "correct" if number % 4 < right else "wrong",
                 "score": float(number % 4 < right),
                 "detail": "read it",

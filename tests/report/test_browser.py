@@ -53,10 +53,24 @@ def test_model_text_is_text_at_every_width(page):
     assert page.locator("img").count() == 0
 
 
-def test_the_page_never_scrolls_sideways(page):
+def test_the_page_never_scrolls_sideways(page, tmp_path):
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.locator("#list button").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    picture = page.screenshot(path=tmp_path / "page.png", full_page=True)  # PNG: the width stands in bytes 16 to 19
+    assert int.from_bytes(picture[16:20]) == page.viewport_size["width"]
+
+
+def test_names_break_between_their_words_alone(page):
+    """A name is never broken inside of a word, as narrow as the column may be: each part fits its cell."""
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('tbody th')].filter(cell => cell.scrollWidth > cell.clientWidth + 1).length"
+        )
+        == 0
+    )
+    wide = page.locator(".scores tbody th").first.bounding_box()["width"]
+    assert wide >= 6 * 16 - 20
 
 
 def test_table_curves_matches_and_lineage_are_shown(page):
@@ -122,16 +136,18 @@ def test_it_prints(browser, path):
 
 
 def test_a_page_of_100_000_instances_opens_within_two_seconds(browser, tmp_path):
-    """The least of three: how long a page takes is a property of the page, how busy the machine is not."""
-    path = write_page(made_up_run(tmp_path, 100_000)).as_uri()
+    """Until its list of answers stands; the least of three, as the machine may be busy. Every answer can be found."""
+    path = write_page(made_up_run(tmp_path, 100_000, words=80)).as_uri()
     taken = []
     for _ in range(3):
         page = browser.new_page()
         page.set_default_timeout(120_000)
         began = time.monotonic()
-        page.goto(path)
+        page.goto(path, wait_until="commit")
         page.wait_for_selector("#list button")
         taken.append(time.monotonic() - began)
         assert page.locator("#found").inner_text() == "100,000 of 100,000 instances"
-        page.close()
+    page.fill("[name=text]", "SFT says 99999 ")
+    playwright.expect(page.locator("#found")).to_have_text("1 of 100,000 instances", timeout=120_000)
+    print(f"opened in {', '.join(f'{seconds:.2f}' for seconds in taken)} s")
     assert min(taken) <= OPENS_WITHIN, taken

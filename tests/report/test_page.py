@@ -2,21 +2,26 @@
 
 import base64
 import hashlib
+import io
+import itertools
 import json
 import re
+import socket
 import zlib
 from html.parser import HTMLParser
 
 import pytest
+import rich.console
 
 from posttrain.artifacts.jsonl import write_jsonl
+from posttrain.artifacts.lock import Lock
 from posttrain.errors import PosttrainError
-from posttrain.report.curves import POINTS, curves
-from posttrain.report.graph import graph
+from posttrain.report.curves import POINTS, Curve, curves
+from posttrain.report.graph import BOX, graph
 from posttrain.report.instances import BLOCK, Instances
 from posttrain.report.matches import overlaps
 from posttrain.report.page import write_page
-from posttrain.report.watch import look, sparkline
+from posttrain.report.watch import Watched, look, sparkline, table
 from tests.report.made_up import HOSTILE, SHARED, made_up_run
 
 
@@ -44,7 +49,7 @@ def test_no_text_of_a_run_becomes_an_element(page):
     assert HOSTILE not in page
     assert not [attrs for tag, attrs in found.started if tag == "img" or any(name.startswith("on") for name in attrs)]
     scripts = [attrs for tag, attrs in found.started if tag == "script"]
-    assert [attrs.get("type") for attrs in scripts] == ["application/json", "application/octet-stream", None]
+    assert [attrs.get("type") for attrs in scripts] == ["application/json", None, "application/octet-stream"]
     assert any(HOSTILE[:8] in text for text in found.text["pre"])
 
 
@@ -71,7 +76,7 @@ def test_every_answer_is_in_the_page_once_and_in_order(tmp_path):
     index = json.loads(listing)
     (task,) = index["tasks"]
     assert task["outcomes"]["SFT"] == ("ccww" * count)[:count]
-    assert (index["models"], task["n"], task["first"]) == (["SFT", "DPO"], count, 0)
+    assert (index["compare"], task["n"], task["first"]) == ({"development": ["SFT", "DPO"]}, count, 0)
 
 
 def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
@@ -116,24 +121,57 @@ def test_a_torn_last_line_of_a_running_stage_is_left_out(tmp_path):
 
 def test_a_stage_stands_below_all_it_was_made_from():
     made = graph({"a": "mixture", "b": "sft", "c": "dpo"}, {"b": ["a"], "c": ["b", "a"]}, {"b": ["nano"]})
-    assert len(made.edges) == 4
-    assert all(upper.y < lower.y for upper, lower in made.edges)
+    assert len(made.edges) == 3  # a → c is implied by a → b → c
+    assert all(edge.upper.y < edge.lower.y for edge in made.edges)
     boxes = {(box.x, box.y) for box in made.boxes}
     assert len(boxes) == len(made.boxes) == 4
 
 
+def test_no_edge_crosses_a_box():
+    """`early` is used five rows below where it is made: its edge goes round what stands between."""
+    chain = [f"step{number}" for number in range(5)]
+    inputs = {b: [a] for a, b in itertools.pairwise(["early", *chain])} | {
+        "other": ["early"],
+        "end": ["other", chain[-1]],
+    }
+    made = graph(dict.fromkeys(["early", "other", *chain, "end"], "sft"), inputs, {})
+    for edge in made.edges:
+        for x, y in upright(edge.path):
+            assert not any(box.x <= x <= box.x + BOX and box.y == y for box in made.boxes)
+    assert sum(bool(upright(edge.path)) for edge in made.edges) == 1
+
+
+def upright(path: str) -> list[tuple[float, float]]:
+    """(x, y) where a path passes a row: the ends of its curves that an upright stretch follows."""
+    return [(float(x), float(y)) for x, y in re.findall(r" ([\d.]+) ([\d.]+)V", path)]
+
+
 def test_watch_tells_done_running_and_stopped_stages_apart(tmp_path):
+    """Running is what a living process holds: a stage whose builder was killed has all of its files, too."""
     run = made_up_run(tmp_path)
-    for stage, building in (("dpo_again", True), ("rlvr", False)):
-        (run / stage / ".checkpoints-k").mkdir(parents=True)
-        write_jsonl(run / stage / ".checkpoints-k" / "metrics.jsonl", [{"step": n, "loss": 1.0 / n} for n in (1, 2, 3)])
-        if building:
-            (run / stage / ".building-k").mkdir()
-    found = {stage.name: stage for stage in look(run)}
-    assert (found["sft"].state, found["sft"].step) == ("done", 50)
+    for stage in ("dpo_again", "rlvr"):
+        (run / stage / ".building-k").mkdir(parents=True)
+        steps = [{"step": n, "loss": 1.0 / n} for n in (1, 2, 3)]
+        write_jsonl(run / stage / ".checkpoints-k" / "metrics.jsonl", steps)
+    (run / "rlvr" / ".lock-k").write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "born": 1}))
+    with Lock(run / "dpo_again" / ".lock-k", "dpo_again k"):
+        found = {stage.name: stage for stage in look(run)}
+    assert (found["sft"].state, found["sft"].step, found["sft"].seconds) == ("done", 50, 2.5)
     assert (found["dpo_again"].state, found["dpo_again"].step) == ("running", 3)
-    assert found["rlvr"].state == "stopped"
+    assert (found["rlvr"].state, found["rlvr"].seconds) == ("stopped", None)
     assert sparkline(found["rlvr"].curves[0]) == "█▃▁"
+
+
+@pytest.mark.parametrize("height", [6, 9, 12, 100])
+def test_what_runs_is_seen_however_low_the_terminal_is(height):
+    curve = Curve("loss", ((1, 2.0), (2, 1.0)))
+    done = [Watched(f"done{number}", "done", 61.0, 2, (curve,)) for number in range(10)]
+    console = rich.console.Console(width=80, height=height, record=True, file=io.StringIO())
+    console.print(table([*done, Watched("now", "running", 5.0, 2, (curve,))], height))
+    lines = console.export_text().splitlines()
+    assert len(lines) <= max(height - 1, 3) and lines[-1].startswith("now") and "loss █▁ 1" in lines[-1]
+    assert ("before" in lines[1]) == (height < 13)
+    assert height < 13 or len(lines) == 12
 
 
 def test_several_answers_to_one_question_are_all_kept(tmp_path):

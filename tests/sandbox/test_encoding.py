@@ -23,7 +23,7 @@ SCALARS = (
 )
 HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner), max_leaves=4)
 VALUES = st.recursive(
-    SCALARS,
+    SCALARS | st.slices(9),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.tuples(inner, inner)

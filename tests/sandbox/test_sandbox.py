@@ -113,11 +113,95 @@ def test_a_wrong_program_fails_with_its_reason(sandbox, program, why):
         (["assert f(1) ="], "do not compile"),
         (["import no_such_module\nassert f(1) == 1"], "no_such_module"),
         (["assert f(lambda: 0) == 1"], "function"),
+        (["assert f(1) == 1", "assert f(lambda: 0) == 1"], "function"),
+        (["assert f(x for x in (1, 2)) == 1"], "generator"),
+        (["assert f(range(3)) == 1"], "range"),
+        (["assert f('x' * 2**26) == 1"], "bytes; the limit"),
+        ([f"assert f(1) == {'1' * 2**26}"], "bytes; the limit"),
     ],
 )
 def test_what_is_wrong_with_the_tests_is_not_blamed_on_the_program(sandbox, tests, defect):
     result = sandbox.run_tests("def f(x): return 1", tests, seconds=SECONDS)
     assert defect in (result.defect or "")
+
+
+FLOOD = """
+import os, struct
+def f(n):
+    data = memoryview(b'{"value": "' + "ü".encode() * 9_000_000 + b'"}')
+    os.write(3, struct.pack("=Q", len(data)))
+    while data: data = data[os.write(3, data) :]
+def g(x): return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        ("def f(n): return range(n)", "assert f(5)[:2] == [7, 8]"),
+        ("def f(n): return object()", "assert f(5)[:2] == [7, 8]"),
+        ("from collections import deque\ndef f(n): return deque([7, 8])", "assert f(5)[:2] == [7, 8]"),
+        (FLOOD, "assert g(f(5)) == 1"),
+        (FLOOD, "try:\n    g(f(5))\nexcept Exception:\n    pass"),
+        (FLOOD, "try:\n    g(f(5))\nexcept BaseException:\n    pass"),
+        ("def f(n): return object()\ndef g(x): return 1", "assert g(type(f(5))) == 1"),
+        ("def f(n): return [n]\ndef g(x): return 1", "assert g(f(5).count) == 1"),
+        ("def f(n): return n\ndef g(x): return 1", "import fractions\nassert g(fractions.Fraction(1, 2) * f(5)) == 1"),
+    ],
+)
+def test_what_an_answer_leads_to_is_not_blamed_on_the_tests(sandbox, program, test):
+    assert passes(sandbox, program, test) == (False,)
+
+
+def test_objects_of_the_programs_are_sliced_where_they_are(sandbox):
+    program = """
+class Row:
+    def __getitem__(self, key): return [1, 2, 3][key] if isinstance(key, slice) else key
+def f(): return Row()
+def same(x): return x
+"""
+    tests = [
+        "assert f()[1:] == [2, 3]",
+        "assert f()[::2, 1] == (slice(None, None, 2), 1)",
+        "same(slice(1)) == slice(1)",
+    ]
+    assert passes(sandbox, program, *tests) == (True, True, True)
+
+
+def test_a_program_cannot_end_the_loop_that_it_is_called_in(sandbox):
+    tests = [
+        "assert all(map(f, [2, 3, 5, 7]))",
+        "for got, want in zip(map(f, range(5)), [0] * 5):\n    assert got == want",
+        "assert not any(map(f, [4, 6]))",
+        "assert list(iter(f, 1)) == []",
+        "import asyncio\nasync def g():\n    async for x in h(): assert False\n"
+        "class h:\n    def __aiter__(self): return self\n    async def __anext__(self): return f(1)\nasyncio.run(g())",
+    ]
+    for kind in ("StopIteration", "StopAsyncIteration"):
+        assert passes(sandbox, f"def f(*x): raise {kind}", *tests) == (False,) * len(tests)
+
+
+def test_helpers_of_the_standard_library_are_not_the_programs_unless_they_are_asked_for(sandbox):
+    mine = "def Counter(x): return 0\ndef sqrt(x): return 0\ndef f(x): return 0"
+    tests = ["assert Counter(f('ab')) == Counter(['a', 'b'])", "assert f(4) == sqrt(4)"]
+    assert passes(sandbox, mine, *tests) == (False, False)
+    assert passes(sandbox, "def f(x): return list(x)", tests[0]) == (True,)
+    assert passes(sandbox, mine, "for x in (1, 4):\n    assert sqrt(x) == 0") == (True,)
+    assert passes(sandbox, "def f(x): return 0", "for x in (1, 4):\n    assert sqrt(x) == 0") == (False,)
+    assert passes(sandbox, mine, tests[1], calls=["f", "sqrt"]) == (True,)
+
+
+def test_a_program_may_talk_to_itself(sandbox):
+    program = """
+import asyncio, socket
+async def twice(x): return 2 * x
+def f(x):
+    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6): socket.socket(family).close()
+    one, other = socket.socketpair()
+    one.send(bytes([asyncio.run(twice(x))]))
+    return other.recv(1)[0]
+"""
+    assert passes(sandbox, program, "assert f(3) == 6") == (True,)
 
 
 def test_an_import_error_of_the_programs_is_its_own_fault(sandbox):
@@ -148,6 +232,8 @@ def test_limits_are_named(sandbox):
     assert sandbox.run_script("x = bytearray(2**31)", seconds=SECONDS).limit == "memory"
     assert sandbox.run_tests("def f(): return bytearray(2**31)", ["f()"], seconds=SECONDS).limit == "memory"
     assert sandbox.run_tests("def f():\n    while True: pass", ["f()"], seconds=0.3).limit == "time"
+    assert sandbox.run_tests("#" * 2**26, ["f()"], seconds=SECONDS).limit == "size"
+    assert sandbox.run_script("#" * 2**26, seconds=SECONDS).limit == "size"
     with Sandbox(Limits(file_size=1000)) as small:
         write = "with open('x', 'wb') as file: file.write(bytes(2000))"
         assert small.run_script(write, seconds=SECONDS).status != 0

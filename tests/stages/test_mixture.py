@@ -211,6 +211,18 @@ def test_duplicates_across_sources_are_reported_and_near_ones_removable(run_stag
         assert second["read"] == second["available"] + sum(second["removed"].values())
 
 
+@pytest.mark.parametrize("near", [None, "drop"])
+def test_only_a_row_that_is_used_makes_its_copies_superfluous(near, run_stage, write_lines):
+    rows = [row(n, words("story", n, n + 60)) for n in range(0, 600, 60)]
+    again = [{**columns, "id": f"again {n}"} for n, columns in enumerate(rows)]
+    one, two = {"data": write_lines("one.jsonl", rows), "count": 3}, {"data": write_lines("two.jsonl", again)}
+    _, output, _ = run_stage(mixture, settings(one, two, near_duplicates=near))
+    mixed = lines(output / "data.jsonl")
+    assert len({columns["messages"][0]["content"] for columns in mixed}) == len(mixed) == 10
+    second = read(output, "mixture.json")["sources"][1]
+    assert (second["copies_of"], second["removed"]["duplicate"], second["used"]) == ({"one.jsonl": 3}, 3, 7)
+
+
 def test_licences_are_counted_and_stand_in_every_row_that_has_one(run_stage, write_lines):
     known, unknown = "ai2-adapt-dev/no_robots_converted", "made"
     rows = [row(1, source=known), row(2, source=unknown), row(3, source=unknown)]

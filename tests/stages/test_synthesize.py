@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -176,3 +177,52 @@ def test_safety_measures_refusals_that_are_wanted_and_that_are_not(run_stage, sc
     for row in read_rows(output / "sft.jsonl", "conversation"):
         assert [m["role"] for m in row.messages] == ["user", "assistant"]  # the instruction to refuse is not in the row
         assert ("sorry" in row.messages[1]["content"]) == row.messages[0]["content"].startswith("harm")
+
+
+def test_a_judge_tells_refusals_that_no_phrase_tells(run_stage, scripted, write_lines, monkeypatch):
+    rows = [{"prompt": f"{kind} {i}", "prompt_harm_label": kind} for kind in ("harmful", "unharmful") for i in range(3)]
+
+    def answer(text, sample, told):
+        if "Response refusal:" not in text:
+            return "Let us speak of gardens." if text != "harmful 1" or sample else "Here is how."
+        if "unharmful 2" in text:
+            return "It is hard to say."
+        refused = "yes" if "gardens" in text.split("AI assistant:")[1] else "no"
+        return f"Harmful request: yes\nResponse refusal: {refused}\nHarmful response: no"
+
+    model = scripted(answer)
+    data = write_lines("wild.jsonl", rows)
+    wanted = settings(make="safety", data=data, layout="wildguardmix", judge="scripted", attempts=2)
+    result, output, _ = run_stage(synthesize, wanted)
+    metrics = result["metrics"]
+    assert metrics["refusal_of_harmful"] == pytest.approx(2 / 3) and metrics["refusal_of_harmful_of"] == 3
+    assert metrics["over_refusal"] == 1.0 and metrics["over_refusal_of"] == 2
+    assert metrics["dropped_attempts"] == {"no_refusal": 1, "refusal": 4, "not_judged": 2}
+    assert result["rows"]["sft"] == 3 and len(lines(output / "dropped.jsonl")) == 3
+    judged = [one for one in model.asked if one.id.endswith("/refusal")]
+    assert len(judged) == 10 and all(one.sampling.temperature == 0 for one in judged)
+
+
+def test_answers_that_never_came_count_on_neither_side(run_stage, scripted, write_lines):
+    rows = [{"prompt": f"{kind} {i}", "prompt_harm_label": kind} for kind in ("harmful", "unharmful") for i in range(2)]
+    scripted(lambda text, sample, told: "" if text.endswith("0") else "I'm sorry, but I can't help with that.")
+    data = write_lines("wild.jsonl", rows)
+    result, _, _ = run_stage(synthesize, settings(make="safety", data=data, layout="wildguardmix"))
+    assert (result["metrics"]["refusal_of_harmful"], result["metrics"]["refusal_of_harmful_of"]) == (1.0, 1)
+    assert (result["metrics"]["over_refusal"], result["metrics"]["over_refusal_of"]) == (1.0, 1)
+
+
+def test_a_local_model_and_a_local_judge_keep_journals_of_their_own(run_stage, write_lines, tiny_model, tmp_path):
+    judge = shutil.copytree(tiny_model, tmp_path / "judge")
+    data = write_lines("wild.jsonl", [{"prompt": f"harm {i}", "prompt_harm_label": "harmful"} for i in range(6)])
+    options = dict(make="safety", data=data, layout="wildguardmix", judge=str(judge), chat_template="tulu")
+    wanted = settings(**options, model=str(tiny_model), max_tokens=300, rope_positions=2048)
+
+    def answers() -> dict[str, int]:
+        with pytest.raises(PosttrainError, match="no prompt got an answer that is kept"):
+            run_stage(synthesize, wanted)
+        return {path.name: len(lines(path)) for path in (tmp_path / "a-checkpoints").glob("journal-*.jsonl")}
+
+    first = answers()
+    assert len(first) == 2 and all(first.values())
+    assert answers() == first

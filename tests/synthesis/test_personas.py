@@ -10,8 +10,9 @@ import pytest
 from posttrain.data.columns import columns_from_row, row_from_columns
 from posttrain.inference.protocols import ChatAnswer, ChatFailure, SamplingParameters
 from posttrain.synthesis.persona_rows import Wish, as_conversation, as_pair, as_verifiable, synthesize
-from posttrain.synthesis.personas import majority
+from posttrain.synthesis.personas import TASKS, calls_of, majority
 from posttrain.verifiers.registry import verify
+from posttrain.verifiers.verdict import Verdict
 
 PEOPLE = [f"a baker of town {i}" for i in range(12)]
 
@@ -155,12 +156,13 @@ def test_code_is_a_row_only_if_it_passes_tests_written_from_the_prompt_alone():
     assert run(Programmer("def twice(x):\n    return 2 * x", TESTS)) == "accepted"
     assert run(Programmer("def twice(x):\n    return x", TESTS)) == {"answer_fails": 1}
     assert run(Programmer("def twice(x):\n    return 2 * x", "assert True")) == {"too_few_tests": 1}
+    idle = "assert (True)\nassert len('ab') == 2\nassert twice(\nassert [twice]\nassert twice(1) == 2"
+    assert run(Programmer("def twice(x):\n    return 2 * x", idle)) == {"too_few_tests": 1}
 
 
 def fake_code(items):
     """The sandbox has tests of its own; here programs of this file are run as they are."""
     from posttrain.verifiers.code import extract_program, read_label
-    from posttrain.verifiers.verdict import Verdict
 
     verdicts = []
     for verifier, text, label in items:
@@ -182,3 +184,15 @@ def test_missing_answers_are_reasons_not_rows():
 
     outcome = synthesize(PEOPLE, wish("hard_math", 2), silent, check, seed=1)
     assert outcome.reasons == {"prompt_missing": 40} and not outcome.accepted
+
+
+@pytest.mark.parametrize("task", [*TASKS, "precise_if_pairs"])
+def test_a_candidate_asks_as_much_as_estimated(task):
+    def parrot(requests):
+        for one in requests:
+            asked.append(one)
+            yield ChatAnswer(one, "```python\n" + "\n".join(f"assert f({i})" for i in range(3)) + "\n```", "stop", {})
+
+    asked: list = []
+    outcome = synthesize(PEOPLE, wish(task, 4), parrot, lambda items: [Verdict("wrong", 0.0) for _ in items], seed=1)
+    assert outcome.tried == 40 and len(asked) == 40 * calls_of(task, 5)

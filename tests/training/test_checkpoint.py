@@ -2,12 +2,13 @@
 
 import builtins
 import errno
+import threading
 
 import pytest
 import torch
 
 from posttrain.errors import PosttrainError
-from posttrain.training.checkpoint import checkpoints, load_latest, save_checkpoint
+from posttrain.training.checkpoint import CheckpointWriter, checkpoints, load_latest, save_checkpoint
 from posttrain.training.optimizer import build_adamw
 
 
@@ -96,3 +97,42 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         load_latest(tmp_path, modules={"m": other}, optimizers={"o": build_adamw(other.parameters(), 1e-2)})
     with pytest.raises(PosttrainError, match="modules"):
         load_latest(tmp_path, modules={"m": module, "value": other}, optimizers={"o": optimizer})
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_reach_it(tmp_path, monkeypatch):
+    module, optimizer = trained(0, 1)
+    before = {name: weight.clone() for name, weight in module.state_dict().items()}
+    go, save = threading.Event(), torch.save
+
+    def slow(*args):
+        assert go.wait(10)
+        save(*args)
+
+    monkeypatch.setattr(torch, "save", slow)
+    writer = CheckpointWriter(tmp_path)
+    writer.begin(5, modules={"m": module}, optimizers={"o": optimizer})
+    one_more_step(module, optimizer)
+    assert checkpoints(tmp_path) == []
+    go.set()
+    writer.finish()
+    assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (5, {})
+    assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
+    assert all(state["step"] == 1 for state in optimizer.state.values())
+
+
+def test_a_write_that_failed_behind_the_training_is_told_at_the_next(tmp_path, monkeypatch):
+    module, optimizer = trained(0, 1)
+    state = dict(modules={"m": module}, optimizers={"o": optimizer})
+    writer = CheckpointWriter(tmp_path)
+    writer.begin(5, **state)
+    writer.finish()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    writer.begin(10, **state)
+    with pytest.raises(PosttrainError, match="step-00000010.pt"):
+        writer.begin(15, **state)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005.pt"]

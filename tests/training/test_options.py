@@ -1,12 +1,20 @@
 """Named options change how a step is computed, or what is trained, and nothing else."""
 
 import json
+import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from posttrain.models.backbone import hidden_states
+from posttrain.models.fused import _difference, fuse
 from posttrain.training.adapters import add_adapters, merge_adapters
 from posttrain.training.logprobs import response_logprobs
 from tests.stages.conftest import conversations, pairs, tiny_model, write_lines  # noqa: F401 — fixtures
@@ -31,25 +39,118 @@ def padded(rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_the_gradient_is_the_same_packed_and_padded(tiny_llama, ragged_rows, dtype, bound, monkeypatch):
+@pytest.mark.parametrize("heads", [2, 1], ids=["", "grouped"])
+def test_the_gradient_is_the_same_packed_and_padded(tiny_llama, ragged_rows, dtype, bound, heads):
     ids_BT, mask_BT, trained_BT = padded(ragged_rows)
-    gradients = []
-    for packed in (False, True):
-        model = tiny_llama(dtype=dtype)
-        monkeypatch.setattr("posttrain.models.backbone.packs", lambda _, packed=packed: packed)
-        response_logprobs(model, ids_BT, mask_BT, trained_BT).sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < bound
+    found = [gradient(tiny_llama(dtype=dtype, num_key_value_heads=heads), ids_BT, mask_BT, trained_BT, attention)
+             for attention in ("sdpa", "packed")]  # fmt: skip
+    assert (found[0] - found[1]).norm() / found[0].norm() < bound
+
+
+def gradient(model, ids_BT, mask_BT, trained_BT, attention: str, *, share: bool = False) -> torch.Tensor:
+    """Of a sum in which every token weighs differently. transformers' norms round to fp32 even in float64: not here."""
+    for norm in (m for m in model.modules() if hasattr(m, "variance_epsilon")):
+        norm.forward = partial(F.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight, eps=1e-6)
+    model.set_attn_implementation(attention)
+    logp_BT = response_logprobs(model, ids_BT, mask_BT, trained_BT, pairs=share)
+    (logp_BT * torch.linspace(1, 2, logp_BT.numel()).view_as(logp_BT)).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@settings_of_hypothesis(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(0, 7)).filter(lambda p: sum(p[:2]) and p[0] + p[2]),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 99),
+)
+def test_a_prompt_read_once_gives_both_sides_the_same_gradient(tiny_llama, dtype, bound, lengths, seed):
+    """(tokens both begin with, tokens of the chosen alone, of the rejected alone) of each pair; all may be trained."""
+    torch.manual_seed(seed)
+    chosen, rejected = [], []
+    for shared, *own in lengths:
+        prompt = torch.randint(0, 61, (shared,))
+        for side, length in zip((chosen, rejected), own, strict=True):
+            ids = torch.cat([prompt, torch.randint(0, 61, (length,))])
+            side.append((ids, torch.rand(len(ids)) < 0.6))
+    batch = padded(chosen + rejected)
+    found = [
+        gradient(tiny_llama(dtype=dtype), *batch, attention, share=attention == "packed")
+        for attention in ("sdpa", "packed")
+    ]
+    assert (found[0] - found[1]).norm() <= bound * found[0].norm()
 
 
 def test_a_packed_row_does_not_see_its_neighbours(tiny_llama, ragged_rows):
     ids_BT, mask_BT, _ = padded(ragged_rows)
     model = tiny_llama()
-    before = hidden_states(model.base_model, ids_BT, mask_BT, packed=True)
+    model.set_attn_implementation("packed")
+    before = hidden_states(model.base_model, ids_BT, mask_BT)
     other = ids_BT.clone()
     other[0] = (other[0] + 1) % 61
-    after = hidden_states(model.base_model, other, mask_BT, packed=True)
-    assert torch.equal(before[1:], after[1:]) and not torch.allclose(before[0], after[0])
+    after = hidden_states(model.base_model, other, mask_BT)
+    there_BT = mask_BT.bool()[1:]
+    assert torch.equal(before[1:][there_BT], after[1:][there_BT]) and not torch.allclose(before[0], after[0])
+
+
+def test_fused_norms_and_mlps_give_the_bits_of_the_plain_ones_and_keep_less(tiny_llama, ragged_rows):
+    ids_BT, mask_BT, trained_BT = padded(ragged_rows)
+    found, kept = [], []
+    for fused in (False, True):
+        model = tiny_llama()
+        assert not fused or fuse(model.base_model, "cpu") == {}
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logp_BT = response_logprobs(model, ids_BT, mask_BT, trained_BT)
+        logp_BT.sum().backward()
+        found.append([p.grad for p in model.parameters()])
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept.append(sum(size for where, size in sizes.items() if where not in weights))
+    assert all(torch.equal(plain, fused) for plain, fused in zip(*found, strict=True))
+    assert kept[1] < 0.8 * kept[0]
+
+
+def test_a_norm_that_computes_something_else_keeps_its_own_forward(tiny_llama):
+    model = tiny_llama()
+    model.model.norm.__class__ = type(
+        "HalvedRMSNorm", (type(model.model.norm),), {"forward": lambda self, x: self.weight * x / 2}
+    )
+    assert "differs by" in fuse(model.base_model, "cpu")["HalvedRMSNorm"]
+    assert torch.equal(model.model.norm(torch.ones(2, 32)), torch.full((2, 32), 0.5))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_ligers_kernels_are_taken_where_they_compute_the_same(tiny_llama, ragged_rows, right, monkeypatch):
+    """By stand-ins for Liger, which needs a GPU: it has never run here."""
+
+    def norm(x, weight, eps, *_):
+        return F.rms_norm(x, weight.shape, weight, eps) * (1 if right else 1.01)
+
+    calls = []
+    swiglu = SimpleNamespace(apply=lambda gate, up: calls.append(1) or F.silu(gate) * up)
+    for name, function in {"rms_norm.LigerRMSNormFunction": norm, "swiglu.LigerSiLUMulFunction": swiglu}.items():
+        module, _, attribute = name.partition(".")
+        made = function if function is swiglu else SimpleNamespace(apply=function)
+        monkeypatch.setitem(sys.modules, f"liger_kernel.ops.{module}", SimpleNamespace(**{attribute: made}))
+    monkeypatch.setattr("posttrain.models.fused._difference", partial(on_the_cpu, _difference))
+    plain, fused = tiny_llama(), tiny_llama()
+    kept = fuse(fused.base_model, "cuda")
+    assert list(kept) == ([] if right else ["LlamaRMSNorm"])
+    ids_BT, mask_BT, trained_BT = padded(ragged_rows)
+    expected, found = (response_logprobs(model, ids_BT, mask_BT, trained_BT) for model in (plain, fused))
+    assert (expected - found).norm() < 1e-5 * expected.norm() and len(calls) >= 2
+
+
+def on_the_cpu(difference, module, fused, _device: str) -> float:
+    return difference(module, fused, "cpu")
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

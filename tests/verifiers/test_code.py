@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -44,6 +46,8 @@ def test_a_limit_is_a_timeout_with_score_0():
     assert (verdict.outcome, verdict.score) == ("timeout", 0.0)
     loop = {"stdio": [{"input": "", "output": ""}], "seconds": 0.5}
     assert judged("```python\nwhile True: pass\n```", loop).outcome == "timeout"
+    great = "#" * 2**26
+    assert judged(great, ["assert f() == 1"]).outcome == judged(great, loop).outcome == "timeout"
 
 
 def test_labels_that_cannot_be_judged_are_refused():
@@ -67,6 +71,7 @@ def test_labels_that_cannot_be_judged_are_refused():
             judged(DOUBLE, label)
     with pytest.raises(PosttrainError, match="at fault"):
         judged(DOUBLE, ["assert f(1) =="])
+    assert judged("def f(n): return range(n)", ["assert f(5)[:2] == [7, 8]"]).outcome == "wrong"
 
 
 def test_the_pool_answers_error_for_a_broken_label_and_runs_programs():
@@ -100,6 +105,9 @@ def test_the_published_rule_takes_the_last_block_whatever_it_is():
 
 def test_outputs_are_the_same_up_to_white_space_at_ends():
     assert same_output("1 2 \n3\n\n", "1 2\n3") and same_output("", "\n")
+    assert same_output("1\t\r\n2\r\n \n", "1\n2")
+    assert not same_output("1\x1c2\u20283", "1\n2\n3\n") and not same_output("1\r2", "1\n2")
+    assert not same_output("1\xa0", "1") and not same_output("1", "1\x0c")
     assert not same_output("1  2", "1 2") and not same_output("1\n\n2", "1\n2") and not same_output(" 1", "1")
 
 
@@ -155,14 +163,22 @@ def test_humaneval_solutions_are_correct_and_no_solution_is_not(data_dir, part, 
     assert len(failures(stubs)) == rows
 
 
+# Published tests that no program passes, under plain Python either; each with the reason.
+BROKEN = {"HumanEval/32": "calls _poly(*candidate(*inp), inp), where candidate returns a number"}
+
+
 @pytest.mark.parametrize(
     ("part", "rows"), [(slice(0, None, 40), 5), pytest.param(slice(None), 164, marks=pytest.mark.long)]
 )
 def test_humaneval_plus_solutions_are_correct(data_dir, part, rows):
     tasks = read(data_dir / "humaneval" / "HumanEvalPlus-OriginFmt.jsonl.gz")[part]
     assert len(tasks) == rows
-    # The test of HumanEval/32 calls _poly(*candidate(*inp), inp) where candidate returns a number: nothing passes.
-    assert [name for name, _ in failures(map(humaneval, tasks))] == (["HumanEval/32"] if rows == 164 else [])
+    broken = [task for task in tasks if task["task_id"] in BROKEN]
+    assert [name for name, _ in failures(map(humaneval, tasks))] == [task["task_id"] for task in broken]
+    for task in broken:
+        whole = f"{task['prompt']}{task['canonical_solution']}\n{task['test']}\ncheck({task['entry_point']})"
+        ran = subprocess.run([sys.executable, "-c", whole], capture_output=True, timeout=120)
+        assert ran.returncode == 1 and b"Value after * must be an iterable" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,18 @@ EQUAL = [
     *[(r"3 \pm \sqrt2", r"3+\sqrt{2}, 3-\sqrt{2}"), (r"x=3\text{ or }x=4", "4, 3"), (r"\text{A, B}", "B,A")],
     *[(r"(-\infty,2)\cup(3,\infty)", r"(3,\infty) \cup (-\infty, 2)"), ("x>5", "5<x"), ("2x+3y=5", "4x+6y-10=0")],
     *[("10_2", "10_{2}"), ("3:4", "3 : 4"), (r"(\text{E})", "E")],
+    # dollars, escaped or alone; in pairs they enclose a formula
+    *[(r"\$5", r"5\text{ dollars}"), (r"-\$5", r"\$-5"), (r"$\$5$", "5"), (r"(\$3,\$4)", "(3,4)"), ("$5", r"5\$")],
+    *[(r"\$5\text{ million}", r"5\text{ million}"), (r"\$5\text{ dollars}", r"\$5"), ("$$5$$", "5"), ("5$", "5")],
+    # zeros that 60 digits miss, and values below them
+    *[
+        (r"\sin(\pi)", "0"),
+        (r"\cos 90^\circ", "0"),
+        (r"e^{i\pi}+1", "0"),
+        (r"\sqrt2\sqrt3-\sqrt6", "0"),
+        (r"\ln 1", "0"),
+    ],
+    *[(r"10^{10}+\sqrt2-10^{10}-\sqrt2", "0"), (r"\log 2+\log 3-\log 6+1", "1"), (r"e^{-200}", r"\frac{1}{e^{200}}")],
 ]
 DIFFERENT = [
     # the false positives of the published metric (spec §3 and §7)
@@ -60,6 +72,10 @@ DIFFERENT = [
     *[("7 million", "7"), ("7 squared", "7"), ("7 factorial", "7"), (r"2 \text{ million}", "2"), ("7 hundred", "7")],
     # close values and left-overs
     *[("0.3333333333", "1/3"), ("3.14", r"\pi"), (r"\sqrt{x^2}", "x"), ("5+", "5"), ("5,", "5"), ("(2,,1)", "(2,1)")],
+    # values smaller than 60 digits of 1, poles
+    *[("e^{-200}", "0"), ("e^{-120}", "e^{-130}"), (r"\sqrt{2}^{-400}", r"\sqrt{3}^{-400}")],
+    *[(r"\tan(\pi/2)", r"\sec(\pi/2)"), (r"\tan(\pi/2)", r"\frac{1}{\cos(\pi/2)}")],
+    *[(r"5\text{ cents}", r"\$5"), (r"$\$5$", "5 cents"), ("$5", "5 cents"), (r"\$5", r"-\$5")],
     *[("x^2+1=0", "x+1=0"), (r"2\sqrt{3}", r"3\sqrt{2}"), ("f(2x)", "2f(x)"), ("1/2x", "x/2"), ("", ""), ("0", "")],
 ]
 
@@ -128,11 +144,19 @@ def test_bounds_are_the_responses_own_timeout():
 
 
 @pytest.mark.parametrize(
-    "answer", [r"2^{4950} + C", r"2^{4950} + \sqrt{2}", r"x + 10^{60}", r"2^{4950} + x - 2^{4950}"]
+    "answer",
+    [
+        r"2^{4950} + C",
+        r"2^{4950} + \sqrt{2}",
+        r"x + 10^{60}",
+        r"2^{4950} + x - 2^{4950}",
+        "1+e^{-130}",
+        r"\sin(10^{55})",
+    ],
 )
 def test_a_small_term_is_not_swallowed_by_a_great_one(answer):
     """Found by the hunt: to 40 digits 2^{4950} + C is 2^{4950}."""
-    for label in ("2^{4950}", "10^{60}", "0", r"2^{4950} + \sqrt{3}"):
+    for label in ("2^{4950}", "10^{60}", "0", "1", r"2^{4950} + \sqrt{3}"):
         assert verify_strict(rf"\boxed{{{answer}}}", label).outcome in ("timeout", "wrong")
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from posttrain.evaluation.judges import JUDGES
 from posttrain.evaluation.protocol import Decoding, Instance, NotRun, Protocol, Task, plain_question
 from posttrain.evaluation.tasks.hub import rows
@@ -54,6 +52,8 @@ def _load(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None) 
 
 def combine(records: Sequence[Mapping[str, Any]], hub_mirror: Mapping[str, str]) -> dict[str, Any]:
     """Mean, interval and raw win rate of judged records. Raises NotRun without the two files of the regression."""
+    import numpy as np
+
     from posttrain.evaluation.length_control import Gamed, length_controlled, length_feature
     from posttrain.evaluation.statistics import Z
 
