@@ -3,8 +3,8 @@
 Same model, prompts, lengths and updates, fp32, one thread, each contender in a process of its own. The model is a
 random Llama whose end of text has probability 1/50 at every position, so that answers are ragged, as in real rollouts;
 for engines each answer's length is fixed beforehand. Prompts (47 tokens on average), answers (50) and their limit (256)
-stand to each other about as the quickstart's (30, 23 and 96). TRL is 1.12.0, the last version with PPO, with plain generate (its
-other ways are slower on a CPU), in an environment of its own. Times are CPU seconds, verifier workers'
+stand to each other about as the quickstart's (30, 23 and 96). TRL is 1.12.0, the last version with PPO, with plain
+generate (its other ways are slower on a CPU), in an environment of its own. Times are CPU seconds, verifier workers'
 included, so that a busy machine counts little; the first step is left out. Samples are those completed and learned.
 
     python benchmarks/rl.py [--trl PYTHON] [--vllm PYTHON] [--repeats 3] [--only engines,grpo,ppo] [--tiny]
