@@ -14,11 +14,12 @@ from posttrain.errors import PosttrainError
 
 
 class BadLine(PosttrainError):
-    """A line that is no JSON object. ``line`` counts from 1."""
+    """A line that is no JSON object. ``line`` counts from 1. ``kind``: the ``reason`` without what only it says."""
 
-    def __init__(self, path: Path, line: int, reason: str):
-        super().__init__(f"{path}:{line}: {reason}")
-        self.path, self.line, self.reason = path, line, reason
+    def __init__(self, path: Path, line: int, kind: str, found: str = ""):
+        self.path, self.line, self.kind = path, line, kind
+        self.reason = f"{kind} ({found})" if found else kind
+        super().__init__(f"{path}:{line}: {self.reason}")
 
 
 def read_jsonl(
@@ -50,7 +51,7 @@ def read_jsonl(
             if fault is None:
                 yield number, value
                 continue
-            bad = BadLine(path, number, fault)
+            bad = BadLine(path, number, *fault)
             if on_bad is None:
                 raise bad
             on_bad(bad, raw.decode("utf-8", errors="replace").rstrip("\r\n"))
@@ -137,18 +138,18 @@ class JsonlAppender:
         self.close()
 
 
-def _parse(raw: bytes) -> tuple[str | None, Any]:
-    """(what is wrong, or None; the object)."""
+def _parse(raw: bytes) -> tuple[tuple[str, str] | None, Any]:
+    """(what is wrong and where, or None; the object)."""
     try:
         value = json.loads(raw)
     except UnicodeDecodeError as error:
-        return f"not UTF-8: byte {error.start} of the line", None
+        return ("not UTF-8", f"byte {error.start} of the line"), None
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at column {error.colno}", None
+        return (f"not JSON: {error.msg}", f"column {error.colno}"), None
     except RecursionError:
-        return "not JSON that can be read: nested too deeply", None
+        return ("not JSON that can be read: nested too deeply", ""), None
     except ValueError as error:  # a number of more digits than Python converts
-        return f"not JSON that can be read: {error}", None
+        return ("not JSON that can be read", str(error)), None
     if not isinstance(value, dict):
-        return f"a JSON object is wanted, not {type(value).__name__}", None
+        return (f"a JSON object is wanted, not {type(value).__name__}", ""), None
     return None, value

@@ -219,14 +219,17 @@ def _stats(args: argparse.Namespace) -> int:
     from collections import Counter, defaultdict
 
     from posttrain.cli.columns import table
+    from posttrain.cli.data_view import clean
     from posttrain.data.readers import read_rows
+    from posttrain.data.rejects import Rejects
     from posttrain.data.statistics import Statistics
     from posttrain.recipe.tables import licence_of
 
     made = tokenizer(args)
     whole, of_source = Statistics(made, args.train_on), defaultdict(lambda: Statistics(made, args.train_on))
     licences: Counter[str] = Counter()
-    for row in read_rows(args.file, args.rows, layout=layout(args)):
+    rejects = Rejects(None)
+    for row in read_rows(args.file, args.rows, layout=layout(args), rejected=rejects):
         whole.add(row)
         of_source[row.source].add(row)
         licences[str(row.extra.get("licence") or licence_of(row.source) or "unknown")] += 1
@@ -242,14 +245,19 @@ def _stats(args: argparse.Namespace) -> int:
         bins = ", ".join(f"{bound} {count:,}" for bound, count in shown[column]["histogram"].items())
         print(f"{column} a row: mean {shown[column]['mean']:,}, longest {shown[column]['longest']:,}; {bins}")
     print("licences: " + ", ".join(f"{licence} {count:,}" for licence, count in licences.most_common()))
+    for reason, count in rejects.reasons.most_common():
+        print(f"left out: {count:,} bad rows as {clean(rejects.first[reason])}")
     return 0
 
 
 def _decontaminate(args: argparse.Namespace) -> int:
     from posttrain.cli.columns import table
+    from posttrain.errors import PosttrainError
     from posttrain.pipeline.progress import display
     from posttrain.stages.checked_copy import checked_copy
 
+    if args.processes < 1 or args.ray < 0:
+        raise PosttrainError("--processes is a number from 1, --ray one from 0 (no Ray).")
     suites, against = evaluations(args)
     progress = display()
     progress.start("checking", 0, "rows")

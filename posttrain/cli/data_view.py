@@ -14,16 +14,19 @@ AROUND = 200  # characters shown on either side of a match
 def inspect(args: argparse.Namespace) -> int:
     from posttrain.data.masked import masked
     from posttrain.data.readers import read_rows
+    from posttrain.data.rejects import Rejects
     from posttrain.errors import PosttrainError
 
-    rows = enumerate(read_rows(args.file, args.rows, layout=layout(args)), start=1)
+    rejects = Rejects(None)
+    rows = enumerate(read_rows(args.file, args.rows, layout=layout(args), rejected=rejects), start=1)
     wanted = ((n, row) for n, row in rows if (row.id == args.id if args.id else n == args.row))
     number, row = next(wanted, (0, None))
     if row is None:
-        raise PosttrainError(f"{args.file}: no row {args.id or args.row}.")
+        raise PosttrainError(f"{args.file}: no row {args.id or args.row} ({rejects.count} bad rows left out).")
     made = tokenizer(args)
     assert made is not None  # --tokenizer is required
-    print(f"row {number}, id {clean(row.id)}, source {clean(row.source)}")
+    bad = f", after {rejects.count} bad rows" if rejects.count else ""
+    print(f"row {number}{bad}, id {clean(row.id)}, source {clean(row.source)}")
     for name, tokens in masked(made, row, max_tokens=args.max_tokens, train_on=args.train_on):
         trained = sum(piece.trained for piece in tokens)
         print(f"{name}: {len(tokens):,} tokens, {trained:,} trained ({mark('like this', True, TRAINED)})")

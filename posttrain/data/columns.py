@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from posttrain.artifacts.hashing import digest_json
-from posttrain.data.json_values import as_json
-from posttrain.data.rejects import BadRow
+from posttrain.data.json_values import as_json, is_unicode
+from posttrain.data.rejects import BadRow, brief, told
 from posttrain.data.rows import Conversation, Message, PreferencePair, Row, VerifiablePrompt
 
 RowKind = Literal["conversation", "preference", "verifiable"]
@@ -36,14 +36,14 @@ def row_from_columns(kind: RowKind, columns: Columns, default_source: str) -> Ro
     Raises BadRow: a column missing or of another type, an unknown role, no or an empty message, an SFT row without an
     assistant turn, a pair that does not share all but the last turn, a prompt that does not end with a user turn.
     """
-    for name in ("id", "source", "prompt", "ground_truth", "dataset"):
-        values = columns.get(name)
-        for value in values if isinstance(values, list | tuple) else (values,):
-            if isinstance(value, str) and not _encodes(value):
+    make = {"conversation": _conversation, "preference": _preference, "verifiable": _verifiable}[kind]
+    try:
+        for name in ("id", "source", "prompt", "ground_truth", "dataset"):
+            if not is_unicode(columns.get(name)):
                 raise BadRow(f'column "{name}" holds half of a surrogate pair, which is no Unicode text')
-    return {"conversation": _conversation, "preference": _preference, "verifiable": _verifiable}[kind](
-        columns, default_source
-    )
+        return make(columns, default_source)
+    except RecursionError:
+        raise BadRow("its values are nested too deeply") from None
 
 
 def columns_from_row(row: Row) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _conversation(columns: Columns, default_source: str) -> Conversation:
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRow("messages has no assistant turn, so there is nothing to learn")
     return Conversation(
-        _id(columns, ("messages",)), messages, _source(columns, default_source), _rest(columns, _CONVERSATION)
+        _id(columns, messages=messages), messages, _source(columns, default_source), _rest(columns, _CONVERSATION)
     )
 
 
@@ -104,7 +104,7 @@ def _preference(columns: Columns, default_source: str) -> PreferencePair:
     if not isinstance(prompt, str):
         raise BadRow(f'column "prompt" holds {type(prompt).__name__}, not text')
     return PreferencePair(
-        _id(columns, ("chosen", "rejected")),
+        _id(columns, chosen=chosen, rejected=rejected),
         prompt,
         chosen,
         rejected,
@@ -122,15 +122,18 @@ def _verifiable(columns: Columns, default_source: str) -> VerifiablePrompt:
     # A list under one verifier is that verifier's own label (the code verifier's asserts), not parallel labels.
     ground_truth = _labels(truth) if isinstance(verifier, tuple) else label_text(truth)
     if isinstance(verifier, tuple) and (isinstance(ground_truth, str) or len(ground_truth) != len(verifier)):
-        raise BadRow(f"dataset lists {len(verifier)} verifiers, ground_truth does not list as many labels")
+        found = f"{len(verifier)} verifiers"
+        raise BadRow("dataset lists verifiers, ground_truth does not list as many labels", found=found)
     extra = _rest(columns, _VERIFIABLE)
-    extra |= {name: columns[name] for name in ("constraint_type", "constraint") if columns.get(name) is not None}
+    extra |= {
+        name: as_json(columns[name]) for name in ("constraint_type", "constraint") if columns.get(name) is not None
+    }
     if verifier != _as_tuple(dataset):
-        extra["dataset"] = dataset
+        extra["dataset"] = as_json(dataset)
     if ground_truth != _as_tuple(truth):
-        extra["ground_truth"] = truth
+        extra["ground_truth"] = as_json(truth)
     return VerifiablePrompt(
-        _id(columns, ("messages", "dataset", "ground_truth")),
+        _id(columns, messages=messages, dataset=dataset, ground_truth=as_json(truth)),
         messages,
         ground_truth,
         verifier,
@@ -144,8 +147,7 @@ def _column(columns: Columns, name: str) -> Any:
         return columns[name]
     near = difflib.get_close_matches(name, list(columns), n=1)
     hint = f'; is it "{near[0]}"?' if near and near[0] != name else ""
-    there = ", ".join(columns) or "none"
-    raise BadRow(f'column "{name}" is {"empty" if name in columns else "missing"} (columns: {there}){hint}')
+    raise BadRow(f'column "{name}" is {"empty" if name in columns else "missing"} (columns: {told(columns)}){hint}')
 
 
 def _messages(columns: Columns, name: str) -> tuple[Message, ...]:
@@ -156,26 +158,22 @@ def _messages(columns: Columns, name: str) -> tuple[Message, ...]:
         raise BadRow(f'column "{name}" holds no message')
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise BadRow(f"{name}: turn {number} has no text under content")
+            raise BadRow(f"{name}: a turn has no text under content", found=f"turn {number}")
         role = message.get("role")
         if role not in ROLES:
-            raise BadRow(f"{name}: turn {number} has the role {role!r}, not one of {', '.join(ROLES)}")
+            found = f"turn {number} has the role {brief(role)}"
+            raise BadRow(f"{name}: a turn's role is not one of {', '.join(ROLES)}", found=found)
         if not message["content"].strip():
-            raise BadRow(f"{name}: turn {number} ({role}) is empty")
-        if not _encodes(message["content"]):
-            raise BadRow(f"{name}: turn {number} holds half of a surrogate pair, which is no Unicode text")
+            raise BadRow(f"{name}: a turn is empty", found=f"turn {number}, {role}")
+        if not is_unicode(message["content"]):
+            found = f"turn {number}"
+            raise BadRow(f"{name}: a turn holds half of a surrogate pair, which is no Unicode text", found=found)
     return tuple(as_json(dict(message)) for message in messages)
 
 
-def _encodes(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _id(columns: Columns, content: tuple[str, ...]) -> str:
+def _id(columns: Columns, **content: Any) -> str:
     given = columns.get("id")
-    if given is None:
-        return digest_json({name: columns[name] for name in content})[:16]
-    return given if isinstance(given, str) else label_text(given)
+    return digest_json(content)[:16] if given is None else label_text(given, "id")
 
 
 def _source(columns: Columns, default: str) -> str:
@@ -184,14 +182,14 @@ def _source(columns: Columns, default: str) -> str:
 
 
 def _rest(columns: Columns, taken: set[str]) -> dict[str, Any]:
-    return {name: as_json(value) for name, value in columns.items() if name not in taken}
+    return as_json({name: value for name, value in columns.items() if name not in taken})
 
 
 def _verifiers(dataset: Any) -> str | tuple[str, ...]:
     """The verifier's name is the dataset's in lower case (``MATH`` → ``math``), as the published code has it."""
     names = dataset if isinstance(dataset, list | tuple) else [dataset]
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise BadRow(f'column "dataset" holds {dataset!r}, not the name of a verifier or a list of names')
+        raise BadRow('column "dataset" holds no name of a verifier or list of names', found=brief(dataset))
     return names[0].lower() if isinstance(dataset, str) else tuple(name.lower() for name in names)
 
 
@@ -199,11 +197,14 @@ def _labels(truth: Any) -> str | tuple[str, ...]:
     return tuple(map(label_text, truth)) if isinstance(truth, list | tuple) else label_text(truth)
 
 
-def label_text(value: Any) -> str:
-    """A label is text; any other JSON value is kept as its compact JSON."""
-    return (
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    )
+def label_text(value: Any, column: str = "ground_truth") -> str:
+    """A label is text; any other JSON value is kept as its compact JSON. NaN raises BadRow."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    except ValueError:
+        raise BadRow(f'column "{column}" holds a number that is not finite') from None
 
 
 def _as_tuple(value: Any) -> Any:

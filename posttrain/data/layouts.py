@@ -4,16 +4,18 @@ A layout is told by its columns: ``messages`` (as published), ``conversations`` 
 ``prompt``. Columns that a layout does not use are kept.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from posttrain.data.rejects import BadRow
+from posttrain.data.rejects import BadRow, brief, told
 
 Columns = Mapping[str, Any]
 Kind = Literal["conversation", "preference", "verifiable"]
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SIDES = ("chosen", "rejected")
 RESPONSES = ("response", "completion", "output")
 
 
@@ -50,12 +52,48 @@ def published(kind: Kind, columns: Columns, layout: Layout = AS_PUBLISHED) -> Co
             return _pair(columns)
 
 
+def from_texts(columns: dict[str, Any], layout: Layout = AS_PUBLISHED) -> dict[str, Any]:
+    """A record whose values are texts, as a CSV file has them, with the lists that its cells hold as JSON.
+
+    These are turns, in the columns that may be turns (an answer only beside a prompt of turns), and verifiers with
+    their labels. Any other text stays as it is, whatever it looks like.
+    """
+    lists = _lists(columns, layout, ("messages", "conversations", "prompt", *SIDES), _is_turn)
+    if layout.columns.get("prompt", "prompt") in lists:
+        lists |= _lists(columns, layout, RESPONSES, _is_turn)
+    if verifiers := _lists(columns, layout, ("dataset",), lambda value: isinstance(value, str)):
+        lists |= verifiers | _lists(columns, layout, ("ground_truth",), lambda value: True)
+    return {**columns, **lists} if lists else columns
+
+
+def _lists(
+    columns: Columns, layout: Layout, names: tuple[str, ...], fits: Callable[[Any], bool]
+) -> dict[str, list[Any]]:
+    """Of our columns ``names`` those that hold a JSON list of what fits, under the file's names."""
+    found = {}
+    for name in (layout.columns.get(name, name) for name in names):
+        text = columns.get(name)
+        if not isinstance(text, str) or not text.startswith("["):
+            continue
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):  # text that begins with a bracket
+            continue
+        if values and all(map(fits, values)):
+            found[name] = values
+    return found
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)
+
+
 def _named(columns: Columns, layout: Layout) -> dict[str, Any]:
-    there = ", ".join(columns)
     renamed = {theirs for theirs in layout.columns.values()}
     found = {name: value for name, value in columns.items() if name not in renamed}
     for ours, theirs in layout.columns.items():
         if theirs not in columns:
+            there = told(columns)
             raise BadRow(f'column "{theirs}", which the recipe names for {ours}, is missing (columns: {there})')
         found[ours] = columns[theirs]
     return found | dict(layout.values)
@@ -69,7 +107,7 @@ def _conversation(columns: Columns) -> Columns:
         return columns
     answer = next((name for name in RESPONSES if columns.get(name) is not None), None)
     if answer is None:
-        raise BadRow(f"a prompt without a response: no column {', '.join(RESPONSES)} (columns: {', '.join(columns)})")
+        raise BadRow(f"a prompt without a response: no column {', '.join(RESPONSES)} (columns: {told(columns)})")
     reply = columns[answer] if _is_list(columns[answer]) else [{"role": "assistant", "content": columns[answer]}]
     return _without(columns, *used, answer) | {"messages": [*opening, *reply]}
 
@@ -85,7 +123,7 @@ def _prompt_alone(columns: Columns) -> Columns:
 
 
 def _pair(columns: Columns) -> Columns:
-    sides = {name: columns.get(name) for name in ("chosen", "rejected")}
+    sides = {name: columns.get(name) for name in SIDES}
     if any(side is None for side in sides.values()):
         return columns
     texts = all(isinstance(side, str) for side in sides.values())
@@ -94,7 +132,7 @@ def _pair(columns: Columns) -> Columns:
         return columns
     opening, used = _opening(columns)
     if not opening:
-        raise BadRow(f"chosen and rejected are answers without a prompt (columns: {', '.join(columns)})")
+        raise BadRow(f"chosen and rejected are answers without a prompt (columns: {told(columns)})")
     answers = {
         name: [*opening, *([{"role": "assistant", "content": side}] if isinstance(side, str) else side or ())]
         for name, side in sides.items()
@@ -112,7 +150,10 @@ def _opening(columns: Columns) -> tuple[list[Any], tuple[str, ...]]:
     if isinstance(prompt, list | tuple):
         return [*system, *prompt], ("prompt", "system")
     if isinstance(columns.get("instruction"), str):
-        text = "\n\n".join(part for part in (columns["instruction"], columns.get("input")) if part)
+        given = columns.get("input") or ""
+        if not isinstance(given, str):
+            raise BadRow(f'column "input" holds {type(given).__name__}, not text')
+        text = "\n\n".join(part for part in (columns["instruction"], given) if part)
         return [*system, {"role": "user", "content": text}], ("instruction", "input", "system")
     return [], ()
 
@@ -126,8 +167,9 @@ def _sharegpt(turns: Any) -> list[dict[str, Any]]:
             messages.append(turn)
             continue
         speaker = turn.get("from") if isinstance(turn, Mapping) else None
-        if speaker not in SHAREGPT_ROLES:
-            raise BadRow(f"conversations: turn {number} is from {speaker!r}, not one of {', '.join(SHAREGPT_ROLES)}")
+        if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
+            found = f"turn {number} is from {brief(speaker)}"
+            raise BadRow(f"conversations: a turn is not from one of {', '.join(SHAREGPT_ROLES)}", found=found)
         messages.append({"role": SHAREGPT_ROLES[speaker], "content": turn.get("value")})
     return messages
 

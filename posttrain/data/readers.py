@@ -6,8 +6,8 @@ from typing import Literal, overload
 
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.data.columns import RowKind, columns_from_row, row_from_columns
-from posttrain.data.layouts import AS_PUBLISHED, Layout, published
-from posttrain.data.records import BadLineHandler, Record, read_records
+from posttrain.data.layouts import AS_PUBLISHED, Layout, from_texts, published
+from posttrain.data.records import DELIMITED, BadLineHandler, Record, read_records
 from posttrain.data.rejects import BadRow, Rejects
 from posttrain.data.rows import Conversation, PreferencePair, Row, VerifiablePrompt
 from posttrain.errors import PosttrainError
@@ -74,10 +74,27 @@ def read_rows(
     name), ``place`` what messages and rejects call the file (default: its path). Raises PosttrainError: no such file,
     a suffix that is not read, not one good row.
     """
+    numbered = numbered_rows(path, kind, rejected=rejected, limit=limit, source=source, place=place, layout=layout)
+    return (row for _, row in numbered)
+
+
+def numbered_rows(
+    path: str | Path,
+    kind: RowKind,
+    *,
+    rejected: Path | Rejects | None = None,
+    limit: int | None = None,
+    source: str | None = None,
+    place: str | None = None,
+    layout: Layout = AS_PUBLISHED,
+) -> Iterator[tuple[int, Row]]:
+    """As `read_rows`, each row with the number of the line on which it begins (in Parquet and JSON of the row)."""
     path = Path(path)
     place = place or str(path)
     rejects = Rejects(rejected) if isinstance(rejected, Path) else rejected
     records = read_records(path, limit=limit, on_bad=_setting_aside(place, rejects), header=layout.header)
+    if path.suffix in DELIMITED:
+        records = ((line, from_texts(columns, layout)) for line, columns in records)
     name = source or path.name
     return rows_from_records(records, kind, place=place, rejects=rejects, source=name, layout=layout)
 
@@ -90,19 +107,19 @@ def rows_from_records(
     rejects: Rejects | None,
     source: str,
     layout: Layout = AS_PUBLISHED,
-) -> Iterator[Row]:
-    """The rows of any numbered records, under the same rules as `read_rows`; ``place`` names them in messages."""
+) -> Iterator[tuple[int, Row]]:
+    """The rows of any numbered records, under the rules of `read_rows`; ``place`` names them in messages."""
     good, before = 0, rejects.count if rejects else 0
     for line, columns in records:
         try:
             row = row_from_columns(kind, published(kind, columns, layout), source)
         except BadRow as bad:
             if rejects is None:
-                raise BadRow(bad.reason, f"{place}:{line}") from None
-            rejects.add(place, line, bad.reason, columns)
+                raise BadRow(bad.kind, f"{place}:{line}", found=bad.found) from None
+            rejects.add(place, line, bad, columns)
             continue
         good += 1
-        yield row
+        yield line, row
     if good:
         return
     bad_rows = rejects.count - before if rejects else 0
@@ -110,8 +127,8 @@ def rows_from_records(
         raise PosttrainError(f"{place}: holds no rows.")
     reason, count = rejects.reasons.most_common(1)[0]
     raise PosttrainError(
-        f"{place}: all {bad_rows} rows were rejected as {kind} rows; most often ({count}): {reason}. "
-        f"They stand with their reasons in {rejects.path or 'the rejects of an earlier reading'}."
+        f"{place}: all {bad_rows} rows were rejected as {kind} rows; most often ({count}): {rejects.first[reason]}."
+        + (f" They stand with their reasons in {rejects.path}." if rejects.path else "")
     )
 
 
@@ -123,4 +140,4 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
 def _setting_aside(place: str, rejects: Rejects | None) -> BadLineHandler | None:
     if rejects is None:
         return None
-    return lambda bad, raw: rejects.add(place, bad.line, bad.reason, raw)
+    return lambda bad, raw: rejects.add(place, bad.line, bad, raw)

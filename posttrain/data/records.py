@@ -3,15 +3,19 @@
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from posttrain.artifacts.jsonl import BadLine, read_jsonl
+from posttrain.data.json_values import is_unicode
+from posttrain.data.rejects import brief
 from posttrain.errors import PosttrainError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv", ".tsv")
+DELIMITED = (".csv", ".tsv")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", *DELIMITED)
 
 Record = tuple[int, dict[str, Any]]
 """(line or row number from 1, columns)."""
@@ -31,7 +35,7 @@ def read_records(
         raise PosttrainError(f"{path}: no such file. Check the path in the recipe or command.")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _numbered(read_jsonl, path, limit, on_bad)
-    if path.suffix in (".csv", ".tsv"):
+    if path.suffix in DELIMITED:
         return _numbered(lambda path, on_bad: _delimited(path, header, on_bad), path, limit, on_bad)
     if path.suffix == ".json":
         return islice(_json(path), limit)
@@ -86,6 +90,7 @@ def _parquet(path: Path) -> Iterator[Record]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            _apart(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1024):
                 for columns in batch.to_pylist():
                     number += 1
@@ -95,10 +100,11 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 class _Lines:
-    """The lines of a file, with the raw text of those taken since the last record."""
+    """The lines of a file, with those taken since the last record."""
 
     def __init__(self, file):
-        self._file, self.number, self.first, self.raw = file, 0, 1, ""
+        self._file, self.number, self.first = file, 0, 1
+        self._taken: list[str] = []
 
     def __iter__(self) -> "_Lines":
         return self
@@ -106,15 +112,20 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._file)
         self.number += 1
-        self.raw += line
+        self._taken.append(line)
         return line
 
     def begin(self) -> None:
-        self.first, self.raw = self.number + 1, ""
+        self.first = self.number + 1
+        self._taken.clear()
+
+    @property
+    def raw(self) -> str:
+        return "".join(self._taken)
 
 
 def _delimited(path: Path, header: Sequence[str] | None, on_bad: BadLineHandler) -> Iterator[Record]:
-    """Records by the line on which they begin. A cell that holds a JSON list or object is read as one."""
+    """Records by the line on which they begin. Cells are texts, None where they are empty."""
     csv.field_size_limit(sys.maxsize)  # its own limit of 128 KiB cuts no line, it refuses the file
     dialect: dict[str, Any] = {"strict": True}
     if path.suffix == ".tsv":
@@ -122,37 +133,37 @@ def _delimited(path: Path, header: Sequence[str] | None, on_bad: BadLineHandler)
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)
         rows = csv.reader(lines, **dialect)
-        names = list(header) if header else None
+        names = _apart(path, header) if header else None
         while True:
             lines.begin()
-            fault, cells = None, None
+            fault: tuple[str, ...] = ()
+            cells: list[str] | None = None
             try:
                 cells = next(rows, None)
             except csv.Error as error:
-                fault = f"not {path.suffix[1:].upper()}: {error}"
+                fault = (f"not {path.suffix[1:].upper()}: {error}",)
                 if "unexpected end of data" in str(error):
-                    fault = f"a quote is opened and never closed: all to line {lines.number} would be its text"
-            if cells is None and fault is None:
+                    fault = ("a quote is opened and never closed", f"all to line {lines.number} would be its text")
+            if cells is None and not fault:
                 return
             if cells == []:
                 continue
-            if cells and any("\udc80" <= character <= "\udcff" for character in lines.raw if character > "\ud7ff"):
-                fault = "not UTF-8"
-            if fault is None and names is None:
-                names = cells
+            if cells and not all(map(is_unicode, cells)):
+                fault = ("not UTF-8",)
+            if not fault and names is None:
+                names = _apart(path, cells or ())
                 continue
-            if fault is None and len(cells or ()) != len(names or ()):
-                fault = f"{len(cells or ())} fields where the header names {len(names or ())}"
-            if fault is not None:
-                on_bad(BadLine(path, lines.first, fault), lines.raw.rstrip("\r\n"))
+            if not fault and len(cells or ()) != len(names or ()):
+                found = f"{len(cells or ())} fields where the header names {len(names or ())}"
+                fault = ("more or fewer fields than the header names", found)
+            if fault:
+                on_bad(BadLine(path, lines.first, *fault), lines.raw.rstrip("\r\n"))
                 continue
-            yield lines.first, {name: _cell(cell) for name, cell in zip(names or (), cells or (), strict=True)}
+            yield lines.first, {name: cell or None for name, cell in zip(names or (), cells or (), strict=True)}
 
 
-def _cell(text: str) -> Any:
-    if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except ValueError:  # text that begins with a bracket
-            return text
-    return text or None
+def _apart(path: Path, names: Sequence[str]) -> list[str]:
+    """The names of the columns. PosttrainError where one is repeated: its first values would be lost."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise PosttrainError(f"{path}: more than one column is named {brief(repeated[0])}; give each its own name.")
+    return list(names)

@@ -49,7 +49,8 @@ class HubSource:
 
     def rows(self, kind: RowKind, *, rejects: Rejects | None, limit: int | None) -> Iterator[Row]:
         place, records = f"{self.name}@{self.commit[:12]}/{self.split}", islice(self._records(), limit)
-        return rows_from_records(records, kind, place=place, rejects=rejects, source=self.name, layout=self.layout)
+        rows = rows_from_records(records, kind, place=place, rejects=rejects, source=self.name, layout=self.layout)
+        return (row for _, row in rows)
 
     def _records(self) -> Iterator[Record]:
         import datasets

@@ -74,9 +74,8 @@ def tokenize_conversation(
             )
         trained[begin:end] = True
     if not trained[:max_tokens].any():
-        raise BadRow(
-            f"its first trained token is number {trained.argmax() + 1}: none is left within max_tokens {max_tokens}", id
-        )
+        found = f"its first is token {trained.argmax() + 1}"
+        raise BadRow(f"no trained token is left within max_tokens {max_tokens}", id, found=found)
     cut = max(0, len(ids) - max_tokens)
     return Tokenized(id, np.array(ids[:max_tokens], dtype=np.int32), trained[:max_tokens], cut)
 

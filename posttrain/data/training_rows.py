@@ -9,7 +9,7 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.columns import RowKind, columns_from_row
-from posttrain.data.readers import read_rows
+from posttrain.data.readers import numbered_rows
 from posttrain.data.records import SUFFIXES
 from posttrain.data.rejects import BadRow, Rejects
 from posttrain.data.rows import Conversation, PreferencePair, Row
@@ -99,12 +99,11 @@ def data_file(path: Path) -> Path:
 def _usable(path: Path, kind: RowKind, tokenize: Callable[[Row], T], rejected: Path) -> tuple[list[T], int]:
     path, rejects = data_file(path), Rejects(rejected)
     usable: list[T] = []
-    for row in read_rows(path, kind, rejected=rejects):
-        line = len(usable) + rejects.count + 1  # every line before this one was used or set aside
+    for line, row in numbered_rows(path, kind, rejected=rejects):
         try:
             usable.append(tokenize(row))
         except BadRow as bad:
-            rejects.add(str(path), line, bad.reason, columns_from_row(row))
+            rejects.add(str(path), line, bad, columns_from_row(row))
     if not usable:
         reason, count = rejects.reasons.most_common(1)[0]
         raise PosttrainError(f"{path}: no row is left to train on; most often ({count} rows): {reason}")

@@ -15,7 +15,7 @@ import struct
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     Refer = Callable[[Any], int]
@@ -25,6 +25,8 @@ MAX_MESSAGE = 32 * 2**20  # bytes
 _LENGTH = struct.Struct("=Q")
 _PLAIN_INT = 2**63
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict, type(None))}
+
+_AS_THEY_ARE = frozenset((bool, int, float, str, type(None)))
 
 
 class EncodingError(Exception):
@@ -46,9 +48,9 @@ def encode(value: Any, refer: Refer) -> Any:
     if isinstance(value, bytes | bytearray):
         return {"b": value.hex()}
     if isinstance(value, list):
-        return [encode(item, refer) for item in list.__iter__(value)]
+        return _encoded(list.__iter__(value), refer)
     if isinstance(value, tuple):
-        return {"t": [encode(item, refer) for item in tuple.__iter__(value)]}
+        return {"t": _encoded(tuple.__iter__(value), refer)}
     if isinstance(value, set | frozenset):
         return {"s": [encode(item, refer) for item in value]}
     if isinstance(value, dict):
@@ -60,12 +62,24 @@ def encode(value: Any, refer: Refer) -> Any:
     return {"o": refer(value)}
 
 
+def _encoded(items: Iterable[Any], refer: Refer) -> list[Any]:
+    # Plain numbers and texts without a call each: a list of a million floats crosses in a quarter of the time.
+    return [
+        item
+        if (kind := type(item)) is str
+        or (kind is float and -math.inf < item < math.inf)
+        or (kind is int and -_PLAIN_INT < item < _PLAIN_INT)
+        else encode(item, refer)
+        for item in items
+    ]
+
+
 def decode(message: Any, dereference: Dereference) -> Any:
     """The value of what ``encode`` gave. Raises EncodingError for anything else."""
     if message is None or isinstance(message, bool | str | int | float):
         return message
     if isinstance(message, list):
-        return [decode(item, dereference) for item in message]
+        return _decoded(message, dereference)
     if not isinstance(message, dict) or len(message) != 1:
         raise EncodingError("a tagged value has exactly one tag")
     ((tag, content),) = message.items()
@@ -73,6 +87,10 @@ def decode(message: Any, dereference: Dereference) -> Any:
         return _decode_tagged(tag, content, dereference)
     except (TypeError, ValueError, AttributeError) as error:  # such as a set of lists
         raise EncodingError(f"malformed value under tag {tag!r:.20}: {type(error).__name__}") from None
+
+
+def _decoded(items: Iterable[Any], dereference: Dereference) -> list[Any]:
+    return [item if type(item) in _AS_THEY_ARE else decode(item, dereference) for item in items]
 
 
 def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
@@ -87,7 +105,7 @@ def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
         case "b":
             return bytes.fromhex(content)
         case "t":
-            return tuple(decode(item, dereference) for item in content)
+            return tuple(_decoded(content, dereference))
         case "s":
             return {decode(item, dereference) for item in content}
         case "d":

@@ -1,5 +1,6 @@
 """Files of rows against the evaluations, outside of a recipe: a report, and a copy without what leaks."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,6 +63,7 @@ def checked_copy(
         raise PosttrainError(f"{', '.join(taken)} of the suites would be replaced by `against`. Give it another name.")
     index = EvaluationIndex({**of_suites, **(against or {})}, PROFILES[profile])
     rejects = Rejects(folder / "rejected.jsonl")
+    shutil.rmtree(folder / "rejected", ignore_errors=True)  # those of an earlier check by Ray
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
     if ray_workers:
         aside = folder / "rejected"

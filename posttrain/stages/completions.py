@@ -92,7 +92,7 @@ def _safety(context: StageContext, wanted: Safety, rejects: Rejects) -> list[Ite
         try:
             row = safety_prompt(wanted.layout, columns)
         except BadRow as bad:
-            rejects.add(file, number, bad.reason, columns)
+            rejects.add(file, number, bad, columns)
             continue
         item = Item(row.id, ({"role": "user", "content": row.prompt},), row.source, refusal=row.harmful)
         item.system = REFUSE if row.harmful else None

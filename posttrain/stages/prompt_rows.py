@@ -33,7 +33,7 @@ def records_in(path: Path, rejects: Rejects, limit: int | None = None) -> Iterat
     for file in files:
 
         def set_aside(bad: BadLine, raw: str, place: str = str(file)) -> None:
-            rejects.add(place, bad.line, bad.reason, raw)
+            rejects.add(place, bad.line, bad, raw)
 
         for number, columns in read_records(file, limit=limit, on_bad=set_aside):
             yield str(file), number, columns

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.artifacts.hashing import digest_json
-from posttrain.data.rejects import BadRow
+from posttrain.data.rejects import BadRow, brief
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def _coconot(row: Columns) -> SafetyPrompt:
 def _wildguardmix(row: Columns) -> SafetyPrompt:
     label = row.get("prompt_harm_label")
     if label not in ("harmful", "unharmful"):
-        raise BadRow(f"prompt_harm_label is {label!r}, not harmful or unharmful")
+        raise BadRow("prompt_harm_label is not harmful or unharmful", found=brief(label))
     # A response that complies with a harmful prompt, or refuses a benign one, is no example.
     fits = (row.get("response_refusal_label") == "refusal") == (label == "harmful")
     response = row.get("response") if fits and row.get("response_harm_label") != "harmful" else None
@@ -47,7 +47,7 @@ def _wildguardmix(row: Columns) -> SafetyPrompt:
 def _wildjailbreak(row: Columns) -> SafetyPrompt:
     kind = row.get("data_type")
     if kind not in ("vanilla_harmful", "vanilla_benign", "adversarial_harmful", "adversarial_benign"):
-        raise BadRow(f"data_type is {kind!r}, not vanilla_ or adversarial_, harmful or benign")
+        raise BadRow("data_type is not vanilla_ or adversarial_, harmful or benign", found=brief(kind))
     column = "vanilla" if kind.startswith("vanilla") else "adversarial"
     return _made(row, column, kind.endswith("harmful"), kind, "wildjailbreak", row.get("completion"))
 

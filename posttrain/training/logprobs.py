@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from posttrain.errors import PosttrainError
 from posttrain.models.backbone import full_precision, hidden_states, is_right_padded, packs
 from posttrain.models.packed_rows import pack_rows, packed_hidden_states, reads_pairs
+from posttrain.training.in_place import adds_in_place
 from posttrain.training.sharding import in_forward
 
 KEPT_LOGITS = 2**24  # logits of one chunk: 64 MiB in fp32
@@ -121,7 +122,11 @@ class _KeptHead(torch.autograd.Function):
             grad_NV[part] = torch._log_softmax_backward_data(at_token_CV, grad_NV[part], -1, grad_NV.dtype)
         with full_precision(hidden_ND.device.type):
             grad_hidden_ND = grad_NV @ weight_VD if ctx.needs_input_grad[0] else None
-            grad_weight_VD = grad_NV.T @ hidden_ND if ctx.needs_input_grad[2] else None
+            grad_weight_VD = None
+            if adds_in_place(weight_VD):
+                weight_VD.grad.addmm_(grad_NV.T, hidden_ND)
+            elif ctx.needs_input_grad[2]:
+                grad_weight_VD = grad_NV.T @ hidden_ND
         return grad_hidden_ND, None, grad_weight_VD, grad_NV.sum(0) if ctx.has_bias else None
 
 
@@ -150,7 +155,10 @@ class _ChunkedHead(torch.autograd.Function):
         (grad_logp_N,) = grad_outputs
         hidden_ND, token_N, weight_VD, bias_V = ctx.saved_tensors
         grad_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[2] else None
+        in_place = adds_in_place(weight_VD)
+        grad_weight_VD = weight_VD.grad if in_place else None
+        if ctx.needs_input_grad[2] and not in_place:
+            grad_weight_VD = torch.zeros_like(weight_VD)
         grad_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[3] else None
         with full_precision(hidden_ND.device.type):
             for start in range(0, hidden_ND.shape[0], ctx.rows):
@@ -165,7 +173,7 @@ class _ChunkedHead(torch.autograd.Function):
                     grad_weight_VD.addmm_(grad_CV.T, hidden_ND[part])
                 if grad_bias_V is not None:
                     grad_bias_V += grad_CV.sum(0)
-        return grad_hidden_ND, None, grad_weight_VD, grad_bias_V, None
+        return grad_hidden_ND, None, None if in_place else grad_weight_VD, grad_bias_V, None
 
 
 def output_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -18,6 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
 from posttrain.training.checkpoint import CheckpointWriter, load_latest
 from posttrain.training.flops import peak_flops, training_flops
+from posttrain.training.in_place import add_in_place
 from posttrain.training.interrupt import deferred_sigterm
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.optimizer import (
@@ -135,6 +136,7 @@ class TrainingLoop:
             for parameter in self.model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             prepare_moments(self.optimizer)
+            add_in_place(self.model)
         self._clock = time.perf_counter()
         if self.log:
             self.log.follow(description.removeprefix("training "))

@@ -85,6 +85,34 @@ def test_stats_count_and_say_the_licences(rows, capsys):
     assert "trained_tokens a row" in text and "unknown 3" in text and re.search(r"all +3 +3 ", text)
 
 
+def test_stats_and_inspect_leave_bad_rows_out_and_tell_of_them(rows, capsys):
+    rows.write_text("{broken\n" + rows.read_text())
+    text = told(capsys, "stats", rows)
+    assert re.search(r"all +3 ", text) and re.search(r"left out: 2 bad rows as .*rows\.jsonl:1: not JSON", text)
+    options = ("--tokenizer", "nano", "--chat-template", "tulu")
+    assert "row 3, after 1 bad rows, id r2" in told(capsys, "inspect", rows, *options, "--row", "3")
+    assert "no row 4 (2 bad rows left out)" in told(capsys, "inspect", rows, *options, "--row", "4", code=2)
+    rows.write_text("{broken\n")
+    assert re.search(r"all 1 rows were rejected.*rows\.jsonl:1: not JSON", told(capsys, "stats", rows, code=2))
+
+
+def test_bad_rows_of_an_earlier_check_do_not_stay_beside_the_copy(copy, rows, tmp_path, capsys):
+    for _ in range(2):
+        assert "1 bad rows are set aside" in told(capsys, "decontaminate", rows, "--out", copy)
+        assert len((copy / "rejected.jsonl").read_text().splitlines()) == 1
+    rows.write_text(rows.read_text().replace("{broken\n", ""))
+    (copy / "rejected").mkdir()
+    (copy / "rejected/0.jsonl").write_text("{}\n")  # of a check by Ray
+    assert "bad rows" not in told(capsys, "decontaminate", rows, "--out", copy)
+    assert not (copy / "rejected.jsonl").exists() and not (copy / "rejected").exists()
+
+
+@pytest.mark.parametrize("option", [("--processes", "0"), ("--processes", "-1"), ("--ray", "-1")])
+def test_a_number_of_workers_that_cannot_be_is_refused(option, rows, tmp_path, capsys):
+    text = told(capsys, "decontaminate", rows, "--out", tmp_path / "c", *option, code=2)
+    assert "--processes is a number from 1" in text and not (tmp_path / "c").exists()
+
+
 def test_mix_prints_the_manifest_and_tells_whether_the_bytes_are_those_expected(rows, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

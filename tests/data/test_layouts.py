@@ -8,6 +8,7 @@ import pytest
 from posttrain.data.layouts import Layout
 from posttrain.data.readers import read_rows
 from posttrain.data.rejects import Rejects
+from posttrain.errors import PosttrainError
 
 QUESTION, ANSWER = (
     {"role": "user", "content": 'What, "now"?\n2 lines'},
@@ -130,7 +131,7 @@ def test_bad_lines_of_a_csv_file_are_set_aside_with_their_first_line_and_raw_tex
     assert [row.messages[0]["content"] for row in rows] == ["a", "two\nlines", "e"]
     entries = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["line"] for entry in entries] == [5, 7, 9]
-    for entry, reason in zip(entries, ("1 fields where", "not UTF-8", "never closed: all to line 10"), strict=True):
+    for entry, reason in zip(entries, ("1 fields where", "not UTF-8", "never closed (all to line 10"), strict=True):
         assert reason in entry["reason"]
     assert entries[0]["row"] == "only one" and entries[2]["row"] == '"never closed,g\nh,i'
 
@@ -142,3 +143,57 @@ def test_a_row_of_fifty_megabytes_is_read_whole_from_every_text_format(tmp_path)
     for name in ("rows.jsonl", "rows.csv"):
         [row] = read_rows(tmp_path / name, "conversation")
         assert row.messages[0]["content"] == text
+
+
+def delimited(path, *rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("text", ["[1, 2, 3]", '{"a": 1}', "[]", "[0, 1.50]", '[{"b": 1}]', '["a", "b"]', "[not JSON"])
+def test_a_cell_that_looks_like_json_is_the_text_that_it_is(text, tmp_path):
+    names = ("instruction", "input", "output", "note")
+    [row] = read_rows(delimited(tmp_path / "a.csv", names, ("Say it.", text, text, text)), "conversation")
+    assert [message["content"] for message in row.messages] == [f"Say it.\n\n{text}", text]
+    assert row.extra == {"note": text}
+    [row] = read_rows(delimited(tmp_path / "b.csv", ("prompt", "chosen", "rejected"), (text, text, "no")), "preference")
+    assert [turn["content"] for turn in row.chosen] == [text, text] and row.rejected[-1]["content"] == "no"
+    [row] = read_rows(
+        delimited(tmp_path / "c.csv", ("prompt", "dataset", "ground_truth"), (text, "code", text)), "verifiable"
+    )
+    assert row.checks == (("code", text),) and row.messages[0]["content"] == text
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
+        {"prompt": [QUESTION], "response": [ANSWER]},
+        {"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, SYSTEM | {"role": "assistant"}]},
+        {"messages": [QUESTION], "dataset": ["gsm8k", "code"], "ground_truth": ["2", ["assert f(1) == 1"]]},
+    ],
+)
+def test_turns_and_parallel_labels_in_cells_are_read_as_from_json_lines(columns, tmp_path):
+    kind = "verifiable" if "dataset" in columns else "preference" if "chosen" in columns else "conversation"
+    cells = [json.dumps(value, ensure_ascii=False) for value in columns.values()]
+    named = Layout(columns={name: f"my {name}" for name in columns})
+    expected = one(tmp_path, columns, kind)
+    for names, layout in ((list(columns), Layout()), (list(named.columns.values()), named)):
+        [row] = read_rows(delimited(tmp_path / "rows.csv", names, cells), kind, layout=layout, source="rows.jsonl")
+        assert row == expected
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "header.csv"])
+def test_a_column_that_is_there_twice_is_refused_since_one_would_be_lost(name, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    names = ["prompt", "response", "prompt"]
+    delimited(tmp_path / "rows.csv", names, ["a", "b", "c"])
+    delimited(tmp_path / "header.csv", ["a", "b", "c"])
+    arrays = [pyarrow.array([text]) for text in "abc"]
+    parquet.write_table(pyarrow.Table.from_arrays(arrays, names), tmp_path / "rows.parquet")
+    layout = Layout(header=tuple(names)) if name == "header.csv" else Layout()
+    with pytest.raises(PosttrainError, match=f"{name}: more than one column is named 'prompt'"):
+        list(read_rows(tmp_path / name, "conversation", layout=layout))

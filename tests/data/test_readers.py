@@ -130,7 +130,7 @@ BAD = {
     "no assistant turn": {"messages": [USER]},
     "holds no message": {"messages": []},
     "has the role 'human'": {"messages": [{"role": "human", "content": "hi"}, ANSWER]},
-    "turn 2 (assistant) is empty": {"messages": [USER, {"role": "assistant", "content": " \n"}]},
+    "a turn is empty (turn 2, assistant)": {"messages": [USER, {"role": "assistant", "content": " \n"}]},
     "no text under content": {"messages": [USER, {"role": "assistant", "content": None}]},
     'is it "message"?': {"message": [USER, ANSWER]},
     "not a list of messages": {"messages": "hello"},
@@ -254,9 +254,9 @@ def test_a_pair_that_is_none_is_refused(columns, reason):
     [
         ({"messages": [USER, ANSWER], "dataset": "gsm8k", "ground_truth": "2"}, "does not end with a user turn"),
         ({"messages": [USER], "dataset": "gsm8k"}, 'column "ground_truth" is missing'),
-        ({"messages": [USER], "dataset": ["gsm8k", "math"], "ground_truth": ["2"]}, "lists 2 verifiers"),
-        ({"messages": [USER], "dataset": ["gsm8k", "math"], "ground_truth": "2"}, "lists 2 verifiers"),
-        ({"messages": [USER], "dataset": 3, "ground_truth": "2"}, "not the name of a verifier"),
+        ({"messages": [USER], "dataset": ["gsm8k", "math"], "ground_truth": ["2"]}, "as many labels .2 verifiers"),
+        ({"messages": [USER], "dataset": ["gsm8k", "math"], "ground_truth": "2"}, "as many labels .2 verifiers"),
+        ({"messages": [USER], "dataset": 3, "ground_truth": "2"}, "no name of a verifier.* .3"),
     ],
 )
 def test_a_prompt_that_cannot_be_verified_is_refused(columns, reason):

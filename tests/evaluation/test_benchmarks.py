@@ -103,12 +103,34 @@ def test_gold_solutions_score_one_and_empty_ones_zero(name, data_dir):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", ["math@paper", "math@minerva", "math@clean", "deepmind_math@paper", "bbh@clean", "mmlu@paper"]
+    "name",
+    [
+        *("math@paper", "math@minerva", "math@clean", "deepmind_math@paper", "deepmind_math@clean", "bbh@clean"),
+        *("mmlu@paper", "mmlu@clean", "agieval@clean", "drop@clean", "popqa@clean", "gsm8k@paper"),
+        *("humaneval@paper", "humaneval_plus@paper"),
+    ],
 )
 def test_every_gold_answer_scores_one(name, data_dir):
     task, instances = load(name, data_dir)
-    wrong = [i.id for i, score in zip(instances, scores(task, instances, gold), strict=True) if score != 1.0]
-    assert wrong == []
+    records = judged(task, instances, map(gold, instances))
+    wrong = {
+        i.id: r["detail"] for i, r in zip(instances, records, strict=True) if r["outcome"] not in LATE | {"correct"}
+    }
+    assert wrong == {} or wrong.keys() == BROKEN.get(name), wrong
+    assert sum(record["outcome"] in LATE for record in records) <= len(records) / 100
+
+
+LATE = {"timeout"}  # a program that takes seconds alone may be late on a machine under load
+# Its published test raises TypeError for any right answer: ``_poly(*candidate(*inp), inp)``.
+BROKEN = {"humaneval_plus@paper": {"humaneval_plus-32"}}
+
+
+def test_a_helper_that_humaneval_s_test_calls_is_the_prompt_s_own(data_dir):
+    task, instances = load("humaneval@paper", data_dir)
+    [find_zero] = [instance for instance in instances if instance.id == "humaneval-32"]
+    cheat = "    return 0.0\n\ndef poly(xs, x):\n    return 0.0\n"
+    found = judged(task, [find_zero] * 2, [find_zero.gold, cheat])
+    assert [record["score"] for record in found] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["humaneval@paper", "humaneval_plus@paper"])
@@ -289,6 +311,9 @@ def test_minerva_reads_its_sentence_alone(data_dir):
     flex, same = load("math@paper", data_dir, 3)
     assert scores(flex, same, boxed) == [1.0] * 3
     assert math.minerva_sentence("none here") == ""
+    priced = "Final Answer: The final answer is ${}$. I hope it is correct."
+    assert math.minerva_sentence(priced.format(r"-\$0.50")) == "-0.50"
+    assert math.minerva_sentence(priced.format("90\nunits")) == ""  # it is read on one line
 
 
 @pytest.mark.parametrize(

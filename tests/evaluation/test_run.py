@@ -6,12 +6,13 @@ from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.data.chat import TEMPLATES
 from posttrain.data.tokenize import tokenize_prompt
 from posttrain.errors import PosttrainError
+from posttrain.evaluation.protocol import Instance
 from posttrain.evaluation.render import render, response_text
 from posttrain.evaluation.run import Limits, evaluate, records_file, score_model
 from posttrain.evaluation.sealed import LOG, check_seal, count_unsealings, record_unsealing
 from posttrain.evaluation.statistics import mean_estimate
 from posttrain.evaluation.suites import SUITES, TASKS
-from posttrain.evaluation.verify import all_of
+from posttrain.evaluation.verify import all_of, verify
 from posttrain.verifiers.verdict import Verdict
 
 NANO = SUITES["development"][:4]
@@ -129,6 +130,32 @@ def test_a_check_that_could_not_be_made_leaves_no_score():
     assert all_of([good, Verdict("wrong", 0.5)]) == {"outcome": "wrong", "score": 0.0, "detail": ""}
     assert all_of([slow, Verdict("wrong", 0.0)])["outcome"] == "timeout"
     assert all_of([slow, broken])["outcome"] == "error"
+
+
+def test_a_verdict_that_came_too_late_is_asked_for_once_more(monkeypatch):
+    asked = []
+
+    class Slow:
+        def __init__(self, *given):
+            self.late = True
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def verify(self, items):
+            asked.append(len(items))
+            late, self.late = self.late, False
+            return [Verdict("timeout", 0.0) if late and i == 1 else Verdict("correct", 1.0) for i in range(len(items))]
+
+    monkeypatch.setattr("posttrain.evaluation.verify.VerifierPool", Slow)
+    task = TASKS["deepmind_math@clean"]
+    instances = [Instance(str(i), "", (("math", str(i)),)) for i in range(3)]
+    records = [{"response": "1", "finish_reason": "stop", "outcome": "wrong", "score": 0.0} for _ in instances]
+    verify(records, [(task.chat, instance) for instance in instances])
+    assert asked == [3, 1] and [record["outcome"] for record in records] == ["correct"] * 3
 
 
 def test_chat_prompts_are_those_of_training(tokenizer):

@@ -1,6 +1,8 @@
 """HumanEval and HumanEval+: Python functions to complete, run in the sandbox; pass@10 of 20 samples."""
 
+import ast
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -30,6 +32,7 @@ PAPER = Protocol(
     verifier="code",
     verifier_mode="strict",
     metric="pass@k",
+    extractor=2,  # 2: a test that calls a helper of its prompt finds it
     samples=20,
     k=10,
     prefill=OPENING,
@@ -53,9 +56,25 @@ def _plus(protocol: Protocol) -> Protocol:
     return replace(protocol, task="humaneval_plus", data="evalplus/humanevalplus")
 
 
+def _helpers(row: Mapping[str, Any]) -> str:
+    """The functions of the prompt that its test calls beside the one that is asked for (three prompts have one). They
+    are taken from the prompt, not from the answer, which might define them otherwise."""
+    stated = ast.parse(f"{row['prompt']}\n    pass\n").body
+    given = [one for one in stated if isinstance(one, ast.FunctionDef) and one.name != row["entry_point"]]
+    if not any(re.search(rf"\b{one.name}\(", row["test"]) for one in given):
+        return ""
+    imports = [one for one in stated if isinstance(one, (ast.Import, ast.ImportFrom))]
+    return "".join(f"{ast.unparse(one)}\n" for one in (*imports, *given))
+
+
 def _label(row: Mapping[str, Any], seconds: float) -> str:
     check = f"check({row['entry_point']})"
-    given = {"tests": [f"{row['test']}\n{check}"], "calls": [row["entry_point"]], "score": "all", "seconds": seconds}
+    given = {
+        "tests": [f"{_helpers(row)}{row['test']}\n{check}"],
+        "calls": [row["entry_point"]],
+        "score": "all",
+        "seconds": seconds,
+    }
     return json.dumps(given)
 
 

@@ -12,7 +12,7 @@ from posttrain.evaluation.protocol import Decoding, Instance, NotRun, Protocol, 
 from posttrain.evaluation.tasks.hub import in_turn, rows
 from posttrain.evaluation.tasks.prompting import ask, plain_of
 from posttrain.verifiers.boxed import last_boxed, without_box
-from posttrain.verifiers.math_flex import minerva_answer
+from posttrain.verifiers.math_flex import minerva_answer, minerva_normalized
 
 DATA = "EleutherAI/hendrycks_math"
 RLVR = "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints"
@@ -41,7 +41,7 @@ PAPER = Protocol(
     averaged="groups",
 )
 RELEASED = replace(PAPER, mode="released", decoding=Decoding(max_tokens=1024))
-MINERVA = replace(RELEASED, mode="minerva", prompt=(("reader", "minerva"),))
+MINERVA = replace(RELEASED, mode="minerva", prompt=(("reader", "minerva"),), extractor=2)
 CLEAN = replace(PAPER, mode="clean", verifier="math", verifier_mode="strict", shots=0, shots_from="")
 
 
@@ -52,22 +52,23 @@ def final_answer(solution: str) -> str:
 
 
 def minerva_sentence(response: str) -> str:
-    """The one sentence that Minerva's metric reads, alone: no other way to an answer is left in it."""
+    """The answer of the one sentence that Minerva's metric reads, in its normal form, which leaves no other way to read
+    it."""
     found = minerva_answer(response)
-    return "" if found is None else f"The final answer is {found}. I hope it is correct."
+    return "" if found is None else minerva_normalized(found)
+
+
+def closed(solution: str) -> str:
+    """A solution with the sentence that Minerva's examples end in."""
+    answer = " ".join(final_answer(solution).split("\n"))  # the sentence is read on one line
+    return f"{solution}\nFinal Answer: The final answer is ${answer}$. I hope it is correct."
 
 
 def published_shots(prompt: str) -> list[tuple[str, str]]:
     """Minerva's (problem, solution with its closing sentence) pairs of a published MATH RLVR prompt."""
     blocks = re.split(r"(?:^|\n\n)Question: ", prompt)[1:-1]
     pairs = [block.partition("\nAnswer:") for block in blocks]
-    return [
-        (
-            problem.strip(),
-            f"{solution.strip()}\nFinal Answer: The final answer is ${final_answer(solution)}$. I hope it is correct.",
-        )
-        for problem, _, solution in pairs
-    ]
+    return [(problem.strip(), closed(solution.strip())) for problem, _, solution in pairs]
 
 
 def _shots(protocol: Protocol, hub_mirror: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -108,8 +109,7 @@ def _load(protocol: Protocol, hub_mirror: Mapping[str, str], limit: int | None) 
             f"math-{subject}-{index}",
             ask(protocol, _asked(row["problem"]), shots, prefix=prefix, after=after),
             ((str(protocol.verifier), final_answer(row["solution"])),),
-            row["solution"]
-            + f"\nFinal Answer: The final answer is ${final_answer(row['solution'])}$. I hope it is correct.",
+            closed(row["solution"]),
             group=subject,
             extract=minerva_sentence if protocol.text("reader") else str,
         )
