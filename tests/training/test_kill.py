@@ -36,7 +36,7 @@ def killed_after(line: int, delay: float, process, log) -> bool:
 @pytest.mark.parametrize("kind", KILLS)
 def test_killed_runs_end_in_the_weights_of_one_that_was_not(tmp_path, tiny_model, conversations, pairs, kind):  # noqa: F811
     settings = dict(model=str(tiny_model), chat_template="tulu", learning_rate=1e-3, max_tokens=96, dtype="float32")
-    settings |= dict(batch_size=5, micro_batch_tokens=96, checkpoint_every=2, epochs=EPOCHS)
+    settings |= dict(batch_size=5, micro_batch_tokens=96, checkpoint_every=2, epochs=EPOCHS, unchecked="a test")
     settings |= {"data": conversations if kind == "sft" else pairs}
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(["tests.training.rank_work"])
