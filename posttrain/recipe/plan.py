@@ -23,7 +23,7 @@ from posttrain.recipe.tables import TABLES, table
 GIB = 2**30
 USABLE = 0.92  # of a GPU's memory: the rest is CUDA's context and the allocator's waste
 CHUNK = 1024  # rows whose logits are held at once
-SHARED = frozenset({"sft", "dpo", "reward_model"})  # kinds of stage that all ranks run together
+SHARED = frozenset({"sft", "dpo", "reward_model", "rlvr"})  # kinds of stage that all ranks run together
 Config = Mapping[str, Any]
 
 
@@ -188,8 +188,8 @@ def _stage(
 ) -> StagePlan:
     shape = shape_of(_base(recipe, settings.model), config_of)
     per_row, P, episodes = known()["tokens"], shape.parameters, 0
-    again = getattr(settings, "activation_checkpointing", False) or settings.kind == "rlvr"
-    trained = 6 + 2 * again
+    again = getattr(settings, "activation_checkpointing", False)
+    trained = 6 + 2 * (again or settings.kind == "rlvr")  # as the published runs did, whose share of peak is taken
     held = [(shape, True)]
     if settings.kind == "rlvr":
         episodes = settings.steps * settings.prompts_per_step * settings.samples_per_prompt
@@ -214,6 +214,8 @@ def _stage(
         else 4 * model.parameters / on.gpus
         for model, learns in held
     )
+    if settings.kind == "rlvr" and settings.engine == "local" and on.gpus > 1:
+        memory += 4 * P  # each rank's engine holds all weights; vLLM sleeps while the learner works
     if getattr(settings, "lora", None) is not None:
         memory = P * (1 if settings.lora.four_bit else 4) / on.gpus
     if getattr(settings, "cpu_offload", False):
@@ -241,9 +243,12 @@ def _advice(
         return made.memory <= on.memory * USABLE
 
     own = on.gpus if settings.kind in shared else 1
-    options: list[dict[str, Any]] = []
-    if hasattr(settings, "activation_checkpointing"):
-        options = [{"activation_checkpointing": True}, {"optimizer": "adamw_8bit"}]
+    options: list[dict[str, Any]] = [{"activation_checkpointing": True}]
+    if settings.kind == "rlvr":
+        longest = settings.max_prompt_tokens + settings.max_response_tokens
+        options.append(options[0] | {"engine": "vllm", "micro_batch_tokens": longest})
+    else:
+        options.append({"optimizer": "adamw_8bit"})
         options.append(options[0] | options[1])
         options.append({"activation_checkpointing": True, "micro_batch_tokens": settings.max_tokens})
     for option in options:
@@ -257,7 +262,8 @@ def _advice(
             if fits(changed, gpus):
                 extra = ", ".join(f"{key}: {str(value).lower()}" for key, value in options[-1].items())
                 return f"would fit on {gpus} × {on.name} with {extra}"
-    return f"does not fit on one {on.name}, and this stage is not shared by several yet: take a smaller model, or GRPO"
+        return f"no number of {on.name} holds it: lower micro_batch_tokens, and in RLVR take engine: vllm, or GRPO"
+    return f"does not fit on one {on.name}, and this stage is not shared by several: take a smaller model"
 
 
 def _base(recipe: Recipe, reference: str) -> str:

@@ -427,6 +427,7 @@ class RLVR(ModelOptions, Learning):
     weight_decay: float = 0.0
     micro_batch_tokens: Count = 16384
     dtype: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: bool = later(False)  # a layer's activations are made again in its backward
     heldout: Reference | None = None  # verifiable rows that are asked, greedily, on the way
     heldout_prompts: Count = 200
     heldout_every: Count = 10  # steps

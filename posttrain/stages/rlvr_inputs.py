@@ -31,9 +31,9 @@ class OverRanks:
 
     rope_positions: int | None
     dtype: str
+    activation_checkpointing: bool
     attention: str = "sdpa"
     lora: None = None
-    activation_checkpointing: bool = False
     compile: bool = False
     replicas: int = 1
     cpu_offload: bool = False
@@ -96,6 +96,10 @@ def load_models(context: StageContext) -> tuple[PreTrainedTokenizerBase, Models]
             models["value"] = models["value"].anew(context.seed)
     if settings.reward_model is not None:
         models["reward"] = load_judge(context, "reward_model", tokenizer, **options).requires_grad_(False)
+    for model in (models[name] for name in TRAINED if settings.activation_checkpointing and name in models):
+        causal = model.classifier if isinstance(model, TokenScorer) else model
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+        causal.train()  # without it transformers checkpoints nothing; dropout is 0
     return tokenizer, models
 
 
@@ -111,7 +115,8 @@ def load_over_ranks(context: StageContext, tokenizer: PreTrainedTokenizerBase) -
             "rollout_actors need a learner of one process; under torchrun every rank draws its share: set "
             "rollout_actors and staleness to 0, or start this stage without torchrun"
         )
-    how, path = OverRanks(settings.rope_positions, settings.dtype), context.resolve(settings.model)
+    how = OverRanks(settings.rope_positions, settings.dtype, settings.activation_checkpointing)
+    path = context.resolve(settings.model)
 
     def judge(setting: str) -> TokenScorer:
         folder = judge_folder(context, setting, tokenizer)

@@ -88,8 +88,7 @@ def test_what_cannot_fit_says_what_would():
 @pytest.mark.parametrize(("name", "gpus"), [("tulu3-1b-1gpu", "RTX4090"), ("tulu3-8b-node", "8xH100")])
 def test_recipes_that_name_their_machine_train_on_it(name, gpus):
     for stage in planned(name, gpus).values():
-        if stage.kind != "rlvr" or name == "tulu3-1b-1gpu":
-            assert stage.advice == "", stage
+        assert stage.advice == "", stage
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

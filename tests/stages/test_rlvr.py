@@ -433,3 +433,9 @@ def test_a_value_model_with_other_token_ids_is_refused(inputs):
     tokenizer.save_pretrained(inputs / "foreign")
     with pytest.raises(PosttrainError, match="token ids"):
         run(inputs, "foreign-run", value_model="foreign")
+
+
+def test_activations_made_again_give_the_same_bits(inputs):
+    kept, _ = run(inputs, "kept", steps=2)
+    again, _ = run(inputs, "again", steps=2, activation_checkpointing=True)
+    assert same(kept, again)

@@ -48,7 +48,15 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_ranks_take_the_step_of_one(tmp_path, inputs, name):  # noqa: F811
-    given = settings(inputs, name, micro_batch_tokens=64, heldout="heldout.jsonl", heldout_prompts=4, heldout_every=1)
+    given = settings(
+        inputs,
+        name,
+        activation_checkpointing=name == "ppo",
+        micro_batch_tokens=64,
+        heldout="heldout.jsonl",
+        heldout_prompts=4,
+        heldout_every=1,
+    )
     for count in (1, 2):
         on_ranks(count, tmp_path / f"store-{count}", run_stage, "rlvr", given, tmp_path / str(count))
     (one,), (two,) = curve(tmp_path / "1"), curve(tmp_path / "2")
