@@ -16,7 +16,7 @@ def add_in_place(model: nn.Module) -> None:
 
     Sums over micro-batches are then in another order than autograd's, which changes last bits.
     """
-    causal = getattr(model, "classifier", model)
+    causal: Any = getattr(model, "classifier", model)
     if not isinstance(causal, PreTrainedModel):
         return
     embedding, head = causal.get_input_embeddings(), causal.get_output_embeddings()
