@@ -14,8 +14,8 @@ from posttrain.evaluation.tasks.prompting import plain_of
 
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 OPENING = "Here is the completed function:\n\n```python\n"
-# HumanEval+'s tests import numpy, mostly to ask whether a value is an array: where it was not imported, none is. Its import
-# takes ten times as long as the rest of a short test.
+# HumanEval+'s tests import numpy, mostly to ask whether a value is an array: where it was not imported, none is.
+# Its import takes ten times as long as the rest of a short test.
 NUMPY = """import sys as _sys
 
 class _Numpy:
