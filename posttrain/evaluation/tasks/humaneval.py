@@ -15,7 +15,7 @@ from posttrain.evaluation.tasks.prompting import plain_of
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 OPENING = "Here is the completed function:\n\n```python\n"
 # HumanEval+'s tests import numpy, mostly to ask whether a value is an array: where it was not imported, none is.
-# Importing it takes ten times as long as the rest of a short test.
+# Its import takes ten times as long as the rest of a short test.
 NUMPY = """import sys as _sys
 
 class _Numpy:
