@@ -1,5 +1,7 @@
 """The written-out decode step against transformers' own modules: the same bits, or it is not taken."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ FAMILIES = {
 def model_of(family: str):
     config, kind, more = FAMILIES[family]
     torch.manual_seed(0)
-    shape = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    shape: dict[str, Any] = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
     shape |= dict(num_key_value_heads=2, max_position_embeddings=64, vocab_size=61, initializer_range=0.25)
     return kind(config(**shape, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more)).eval()
 
