@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 
 LARGE = 2**20  # numbers; below, two more passes over them cost nothing
 
@@ -16,6 +17,8 @@ def add_in_place(model: nn.Module) -> None:
     Sums over micro-batches are then in another order than autograd's, which changes last bits.
     """
     causal: Any = getattr(model, "classifier", model)
+    if not isinstance(causal, PreTrainedModel):
+        return
     embedding, head = causal.get_input_embeddings(), causal.get_output_embeddings()
     if type(embedding) is nn.Embedding and _large(embedding.weight) and embedding.max_norm is None:
         vars(embedding)["forward"] = MethodType(_embed, embedding)

@@ -12,7 +12,7 @@ from posttrain.inference.decoder import can_write_out
 from posttrain.inference.local import LocalSampler
 from tests.inference.test_local import by_key, requests
 
-FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
     "llama, scaled rotary angles": (
         LlamaConfig,

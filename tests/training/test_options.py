@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.models.backbone import hidden_states
 from posttrain.models.fused import _difference, fuse
 from posttrain.training.adapters import add_adapters, merge_adapters
+from posttrain.training.in_place import add_in_place
 from posttrain.training.logprobs import response_logprobs
 from tests.stages.conftest import conversations, pairs, tiny_model, write_lines  # noqa: F401 — fixtures
 from tests.training.rank_work import first_gradients, run_stage
@@ -125,6 +126,30 @@ def test_a_norm_that_computes_something_else_keeps_its_own_forward(tiny_llama):
     )
     assert "differs by" in fuse(model.base_model, "cpu")["HalvedRMSNorm"]
     assert torch.equal(model.model.norm(torch.ones(2, 32)), torch.full((2, 32), 0.5))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("chunk", [2**24, 61 * 5], ids=["kept", "chunked"])
+def test_gradients_added_in_place_are_autograds(tiny_llama, ragged_rows, tied, chunk, monkeypatch):
+    """Two micro-batches, some of whose tokens are the padding token."""
+    monkeypatch.setattr("posttrain.training.in_place.LARGE", 1)
+    ids_BT, mask_BT, trained_BT = padded(ragged_rows)
+    padding = int(ids_BT[1, 2])
+    found = []
+    for in_place in (False, True):
+        model = tiny_llama(dtype=torch.float64, tie_word_embeddings=tied, pad_token_id=padding)
+        if in_place:
+            add_in_place(model)
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+        for rows in (slice(0, 3), slice(3, None)):
+            batch = (ids_BT[rows], mask_BT[rows], trained_BT[rows])
+            response_logprobs(model, *batch, chunk_logits=chunk).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in found[0].items():
+        assert expected.norm() > 0
+        # transformers' norms round to fp32
+        assert (found[1][name] - expected).norm() <= 1e-6 * expected.norm(), name
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -14,6 +14,19 @@ from posttrain.evaluation.tasks.prompting import plain_of
 
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 OPENING = "Here is the completed function:\n\n```python\n"
+# HumanEval+'s tests import numpy, mostly to ask whether a value is an array: where it was not imported, none is. Its import
+# takes ten times as long as the rest of a short test.
+NUMPY = """import sys as _sys
+
+class _Numpy:
+    def __getattr__(self, name):
+        if name == "ndarray" and "numpy" not in _sys.modules:
+            return _Numpy
+        import numpy
+        return getattr(numpy, name)
+
+np = _Numpy()
+"""
 SECONDS = {"humaneval": 3.0, "humaneval_plus": 20.0}
 
 PAPER = Protocol(
@@ -69,8 +82,9 @@ def _helpers(row: Mapping[str, Any]) -> str:
 
 def _label(row: Mapping[str, Any], seconds: float) -> str:
     check = f"check({row['entry_point']})"
+    test = row["test"].replace("import numpy as np\n", NUMPY, 1)
     given = {
-        "tests": [f"{_helpers(row)}{row['test']}\n{check}"],
+        "tests": [f"{_helpers(row)}{test}\n{check}"],
         "calls": [row["entry_point"]],
         "score": "all",
         "seconds": seconds,
