@@ -47,7 +47,8 @@ class VllmSampler:
         else:
             for name, value in ON_A_CPU.items():
                 os.environ.setdefault(name, value)
-            options = {"enforce_eager": True}
+            # After a part of a prompt vLLM turns a seeded request's generator back, which a CPU's cannot do.
+            options = {"enforce_eager": True, "enable_chunked_prefill": False}
         try:
             from vllm import LLM
         except ImportError as error:

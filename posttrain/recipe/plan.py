@@ -214,13 +214,15 @@ def _stage(
         else 4 * model.parameters / on.gpus
         for model, learns in held
     )
-    if settings.kind == "rlvr" and settings.engine == "local" and on.gpus > 1:
-        memory += 4 * P  # each rank's engine holds all weights; vLLM sleeps while the learner works
     if getattr(settings, "lora", None) is not None:
         memory = P * (1 if settings.lora.four_bit else 4) / on.gpus
     if getattr(settings, "cpu_offload", False):
         memory = 0.0
-    memory += activation_bytes(shape, settings.micro_batch_tokens, again=again)
+    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again)
+    if settings.kind == "rlvr" and on.gpus > 1:  # each rank's engine holds all weights; vLLM's sleeps while ranks learn
+        memory += max(activations, 2 * P) if settings.engine == "vllm" else activations + 4 * P
+    else:
+        memory += activations
     seconds = flops / (on.gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
     disk = sum(4 * model.parameters for model, learns in held if learns) + 12 * P  # artifact and checkpoint
     cost = on.gpus * seconds / 3600 * on.price
@@ -262,7 +264,7 @@ def _advice(
             if fits(changed, gpus):
                 extra = ", ".join(f"{key}: {str(value).lower()}" for key, value in options[-1].items())
                 return f"would fit on {gpus} × {on.name} with {extra}"
-        return f"no number of {on.name} holds it: lower micro_batch_tokens, and in RLVR take engine: vllm, or GRPO"
+        return f"does not fit on any number of {on.name}; of RLVR every GPU's engine holds the whole policy"
     return f"does not fit on one {on.name}, and this stage is not shared by several: take a smaller model"
 
 
