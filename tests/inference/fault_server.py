@@ -19,6 +19,7 @@ class FaultServer:
         self.share, self.delay, self.storms, self.down_every = share, delay, storms, down_every
         self.context = context
         self.random = random.Random(seed)
+        self.due = list(dict.fromkeys(FAULTS)) if share else []  # each kind once, whatever is drawn
         self.flying = self.peak = 0
         self.storm_until = 0.0
 
@@ -57,9 +58,11 @@ class FaultServer:
 
     async def respond(self, body: dict, writer: asyncio.StreamWriter) -> bool:
         question = body["messages"][-1]["content"]
-        fault = self.random.choice(FAULTS) if self.random.random() < self.share else None
+        fault = None
         if asyncio.get_running_loop().time() < self.storm_until:
             fault = "429"
+        elif self.random.random() < self.share:
+            fault = self.due.pop() if self.due else self.random.choice(FAULTS)
         if len(question) > (40 if body["model"] == "short" else self.context):
             fault = "400"
         if fault:
