@@ -5,7 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -38,7 +38,7 @@ def request_key(model: str, request: ChatRequest | SampleRequest) -> str:
     ``model`` must tell these weights from all others that the same journal may see. Of a chat request ``max_tokens`` is
     left out: see `stored_answer`.
     """
-    sampling: dict[str, Any] = asdict(request.sampling)
+    sampling = dict(vars(request.sampling))
     if isinstance(request, ChatRequest):
         prompt: Any = [dict(message) for message in request.messages]
         del sampling["max_tokens"]
