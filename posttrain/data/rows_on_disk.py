@@ -2,16 +2,15 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import overload
 
 from posttrain.artifacts.jsonl import dump_line
 from posttrain.data.columns import RowKind, columns_from_row, row_from_columns
 from posttrain.data.rows import Row
 
 
-class RowsOnDisk(Sequence[Row]):
+class RowsOnDisk:
     """N rows in one file of the published layout. Only their ids and places are in memory, some 100 bytes a row.
 
     The file lives as long as its maker lets it; the rows must not be read once it is gone.
@@ -41,13 +40,7 @@ class RowsOnDisk(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, position: int) -> Row: ...
-    @overload
-    def __getitem__(self, position: slice) -> "RowsOnDisk": ...
-    def __getitem__(self, position: int | slice) -> "Row | RowsOnDisk":
-        if isinstance(position, slice):
-            return self.kept(range(*position.indices(len(self))))
+    def __getitem__(self, position: int, /) -> Row:
         self._file.seek(self._begins[position])
         return row_from_columns(self.kind, json.loads(self._file.readline()), "")
 

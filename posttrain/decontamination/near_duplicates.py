@@ -1,9 +1,10 @@
 """Rows that say almost the same: MinHash finds the candidates, the words themselves decide."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,13 @@ COMPARED = 50  # rows of one bucket that a new one is compared with, so that a t
 BATCH = 2000  # rows
 
 
+class Texts(Protocol):
+    """A list of texts, or what reads each when it is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> str: ...
+
+
 @dataclass(frozen=True)
 class NearDuplicate:
     """Row number ``row`` is like the earlier row ``original``: their shingles' Jaccard similarity is ``similarity``."""
@@ -24,7 +32,7 @@ class NearDuplicate:
     similarity: float
 
 
-def near_duplicates(texts: Sequence[str], similarity: float = 0.8) -> Iterator[NearDuplicate]:
+def near_duplicates(texts: Texts, similarity: float = 0.8) -> Iterator[NearDuplicate]:
     """Every text that is at least ``similarity`` like an earlier one that is not itself such a copy, in order.
 
     Similarity is the Jaccard index of the sets of 5-word shingles; a text of fewer words is one shingle. A pair just at
@@ -63,12 +71,12 @@ def shingles(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[begin : begin + SHINGLE]) for begin in range(max(1, len(words) - SHINGLE + 1))}
 
 
-def signatures_of(texts: Sequence[str]) -> Iterator[np.ndarray]:
+def signatures_of(texts: Texts) -> Iterator[np.ndarray]:
     """uint64 of shape (rows, BANDS) for every batch of texts: equal bands make a candidate pair."""
     hashing = Hashing(SHINGLE)
     mixing = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, (BANDS * ROWS, 2), dtype=np.uint64)
-    remaining = iter(texts)
-    while batch := list(islice(remaining, BATCH)):
+    for start in range(0, len(texts), BATCH):
+        batch = [texts[number] for number in range(start, min(start + BATCH, len(texts)))]
         stream = lay_out(batch, "scripts")
         hashes = hashing.of_sequences(hashing.of_tokens(stream), SHINGLE)
         # The windows of a text are those that begin in it and end in it; of a short text, the one it begins with.

@@ -32,27 +32,26 @@ def shared_spans(index: EvaluationIndex, pairs: Sequence[tuple[int, Sequence[str
     pairs_of: dict[int, list[int]] = {}  # a row's turns are one object in all its pairs
     for number, (_, turns) in enumerate(pairs):
         pairs_of.setdefault(id(turns), []).append(number)
-    found: list[Spans | None] = [None] * len(pairs)
+    found: dict[int, Spans] = {}
     part: list[list[int]] = []
     size = 0
     for numbers in pairs_of.values():
         part.append(numbers)
         size += sum(map(len, pairs[numbers[0]][1]))
         if size >= PART_CHARACTERS:
-            _of_rows(index, pairs, part, found)
+            found.update(_of_rows(index, pairs, part))
             part, size = [], 0
     if part:
-        _of_rows(index, pairs, part, found)
-    return [spans for spans in found if spans is not None]
+        found.update(_of_rows(index, pairs, part))
+    return [found[number] for number in range(len(pairs))]
 
 
 def _of_rows(
     index: EvaluationIndex,
     pairs: Sequence[tuple[int, Sequence[str]]],
     part: Sequence[Sequence[int]],
-    found: list[Spans | None],
-) -> None:
-    """Fills in ``found`` for the pairs of each row in ``part``, which are given by their numbers."""
+) -> Iterator[tuple[int, Spans]]:
+    """(number of the pair, what it shares) for all pairs of each row in ``part``, given by their numbers."""
     splitting, ngram = index.profile.splitting, index.profile.ngram
     rows = [pairs[numbers[0]][1] for numbers in part]
     turns = [turn for row in rows for turn in row]
@@ -92,11 +91,11 @@ def _of_rows(
     for n, number in enumerate(number_N):
         item = pairs[number][0]
         if index.fields_I[item]:
-            found[number] = Spans(tuple(train[n]), tuple(own[n]))
+            yield number, Spans(tuple(train[n]), tuple(own[n]))
         else:
             row = int(row_N[n])
             texts = slice(int(first_R[row]), int(first_R[row]) + len(rows[row]))
-            found[number] = _whole(index, item, stream, hash_T, turns, texts)
+            yield number, _whole(index, item, stream, hash_T, turns, texts)
 
 
 def _ngrams_of_items(index: EvaluationIndex, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.hashing import digest_file
@@ -202,8 +202,8 @@ def choose(part: Part, seen: dict[str, str], seed: int) -> None:
     seen.update((fresh.fingerprints[position], part.source.name) for position in part.used)
 
 
-class Texts(Sequence[str]):
-    """The whole texts of rows that are read when they are asked for."""
+class WholeTexts:
+    """The whole texts of rows, each read when it is asked for."""
 
     def __init__(self, place: Sequence[tuple[Part, int]]):
         self.place = place
@@ -211,13 +211,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.place)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int, /) -> str:
         part, position = self.place[number]
         return whole_text(part.rows[position])
 
@@ -229,7 +223,7 @@ def near_duplicates_of(context: StageContext, parts: Sequence[Part]) -> dict[str
     context.progress.start("looking for near duplicates", len(place), "rows")
     copies: set[tuple[int, int]] = set()
     shown = []
-    for found in near_duplicates(Texts(place)):
+    for found in near_duplicates(WholeTexts(place)):
         (part, position), (first_part, first) = place[found.row], place[found.original]
         copies.add((id(part), position))
         part.near_copies_of[first_part.source.name] += 1
