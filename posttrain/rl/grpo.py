@@ -16,11 +16,12 @@ def group_advantages(
 
     ``group_B`` numbers the prompt of each sample; members of a group need not be neighbours. Samples of weight 0 (an
     infrastructure error) count in no mean and get 0. A group that all scored the same gets 0: it trains nothing, and
-    its tokens stay in the denominator.
+    its tokens stay in the denominator. Reckoned in float64, where the mean of equal float32 numbers is that number: in
+    float32 it is an ulp off, and divided by that "deviation" the whole group would train at full strength.
     """
-    counted_B = weights_B > 0
+    counted_B, dtype = weights_B > 0, scores_B.dtype
     groups = int(group_B.max()) + 1 if len(group_B) else 0
-    scores_B = torch.where(counted_B, scores_B, 0.0)
+    scores_B = torch.where(counted_B, scores_B, 0.0).double()
 
     def group_mean(x_B: torch.Tensor) -> torch.Tensor:
         sums_G = torch.zeros(groups, dtype=x_B.dtype, device=x_B.device).index_add_(0, group_B, x_B)
@@ -29,8 +30,8 @@ def group_advantages(
 
     centred_B = torch.where(counted_B, scores_B - group_mean(scores_B), 0.0)
     if not divide_by_std:
-        return centred_B
-    return centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)
+        return centred_B.to(dtype)
+    return (centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)).to(dtype)
 
 
 def leave_one_out_advantages(scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
