@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sample, Sampler, SampleRequest
 from posttrain.inference.vllm import VllmSampler
-from posttrain.models.load import context_length, load_policy, load_tokenizer
+from posttrain.models.load import load_policy, load_tokenizer
 from posttrain.models.ranks import shared_out
 from posttrain.rl.plan import RolloutPlan
 from posttrain.rl.rollouts import Rollout
@@ -22,20 +22,32 @@ EngineName = Literal["local", "vllm"]
 
 
 def build_engine(
-    engine: EngineName, folder: Path, device: str, dtype: str, version: int = 0, gpus: float = 0.0
+    engine: EngineName,
+    folder: Path,
+    device: str,
+    dtype: str,
+    *,
+    positions: int,
+    version: int = 0,
+    gpus: float = 0.0,
 ) -> Sampler:
     """The engine on its own copy of the model in ``folder``, which has the learner's vocabulary.
 
+    ``positions``: the longest prompt and response together; vLLM sets aside memory for one such request at least.
     ``gpus`` of its own; 0: it shares the learner's, and leaves it half of the memory.
     """
     if engine == "vllm":
         memory = 0.9 if gpus >= 1 else 0.45
         return VllmSampler(
-            folder, dtype=dtype, weight_version=version, memory=memory, tensor_parallel=max(1, int(gpus))
+            folder,
+            dtype=dtype,
+            context_length=positions,
+            weight_version=version,
+            memory=memory,
+            tensor_parallel=max(1, int(gpus)),
         )
     model = load_policy(folder, device=device)
-    pad = load_tokenizer(folder).pad_token_id
-    return LocalSampler(model, pad_token_id=pad, context_length=context_length(model), weight_version=version)
+    return LocalSampler(model, pad_token_id=load_tokenizer(folder).pad_token_id, weight_version=version)
 
 
 @dataclass

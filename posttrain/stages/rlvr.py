@@ -2,11 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
 from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
+from posttrain.inference.protocols import Sampler
 from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, save_model
 from posttrain.models.ranks import rank, world_size
@@ -71,8 +71,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if world_size() == 1:
         sampler = LocalSampler(models["policy"], pad_token_id=tokenizer.pad_token_id, weight_version=done)
     else:
-        folder = engine_folder(context, models["policy"], tokenizer)
-        sampler = EveryRank(build_engine(settings.engine, folder, context.device, settings.dtype, done))
+        sampler = EveryRank(engine_builder(context, models["policy"], tokenizer, done)(context.device))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))
 
     context.progress.start("RLVR", settings.steps, "steps", done=done)
@@ -100,6 +99,8 @@ def run(context: StageContext) -> dict[str, Any]:
 
         def look(step: int) -> None:
             """Asks the held-out prompts; tells of over-optimisation; puts the best weights so far aside."""
+            if isinstance(sampler, LocalSampler):  # it samples the learner's own module
+                sampler.update_weights((), step)
             with forward_precision(context.device, settings.dtype):
                 scores = heldout_scores(
                     sampler,
@@ -155,7 +156,6 @@ def run(context: StageContext) -> dict[str, Any]:
             figures |= experience.figures | learn(context, models, optimizers, rollout, experience, step)
             figures |= source.figures  # an actor's gap was measured at its own weights
             learned = time.perf_counter()
-            sampler.update_weights((), step + 1)
             source.learned(step + 1)
             synced = time.perf_counter()
 
@@ -222,13 +222,11 @@ def rollout_source(
         return OwnProcess(sampler, plan, context.device, settings.dtype, done, policy)
     if settings.engine == "local" and settings.rollout_actors == 0:
         return OwnProcess(sampler, plan, context.device, settings.dtype, done)
-    folder = engine_folder(context, policy, tokenizer)
-    build = partial(build_engine, settings.engine, folder, dtype=settings.dtype, version=done)
+    build = engine_builder(context, policy, tokenizer, done)
     if settings.rollout_actors == 0:
         return OwnProcess(build(context.device), plan, context.device, settings.dtype, done, policy)
-    actor_device = context.device if settings.gpus_per_actor > 0 else "cpu"
     return Fleet(
-        partial(build, actor_device, gpus=settings.gpus_per_actor),
+        partial(build, context.device, gpus=settings.gpus_per_actor),
         plan,
         policy,
         sampler.score,
@@ -238,15 +236,17 @@ def rollout_source(
         first=done,
         steps=settings.steps,
         device=context.device,
-        actor_device=actor_device,
         dtype=settings.dtype,
         gpus_per_actor=settings.gpus_per_actor,
         note=context.progress.note,
     )
 
 
-def engine_folder(context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """The policy with its tokens, for engines that begin with a model folder."""
+def engine_builder(
+    context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, done: int
+) -> Callable[..., Sampler]:
+    """Makes an engine on a device, from a folder that holds the policy with its tokens."""
+    settings = context.settings
     folder = context.checkpoints / "engine"
     there = folder.exists()
     wait_for_ranks()  # all have looked
@@ -256,7 +256,8 @@ def engine_folder(context: StageContext, policy: PreTrainedModel, tokenizer: Pre
         if rank() == 0:
             part.rename(folder)
         wait_for_ranks()
-    return folder
+    positions = min(context_length(policy), settings.max_prompt_tokens + settings.max_response_tokens)
+    return partial(build_engine, settings.engine, folder, dtype=settings.dtype, positions=positions, version=done)
 
 
 def reward_scores(context: StageContext, models: Models, rollout: Rollout) -> torch.Tensor | float:
