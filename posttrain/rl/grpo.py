@@ -16,22 +16,27 @@ def group_advantages(
 
     ``group_B`` numbers the prompt of each sample; members of a group need not be neighbours. Samples of weight 0 (an
     infrastructure error) count in no mean and get 0. A group that all scored the same gets 0: it trains nothing, and
-    its tokens stay in the denominator. Reckoned in float64, where the mean of equal float32 numbers is that number: in
-    float32 it is an ulp off, and divided by that "deviation" the whole group would train at full strength.
+    its tokens stay in the denominator. That is asked of the scores, as the mean of equal numbers can be an ulp off, and
+    an ulp divided by a "deviation" of an ulp is 1.
     """
-    counted_B, dtype = weights_B > 0, scores_B.dtype
+    counted_B = weights_B > 0
     groups = int(group_B.max()) + 1 if len(group_B) else 0
-    scores_B = torch.where(counted_B, scores_B, 0.0).double()
+    scores_B = torch.where(counted_B, scores_B, 0.0)
 
     def group_mean(x_B: torch.Tensor) -> torch.Tensor:
         sums_G = torch.zeros(groups, dtype=x_B.dtype, device=x_B.device).index_add_(0, group_B, x_B)
         counts_G = torch.zeros_like(sums_G).index_add_(0, group_B, counted_B.to(x_B.dtype))
         return (sums_G / counts_G.clamp(min=1))[group_B]
 
-    centred_B = torch.where(counted_B, scores_B - group_mean(scores_B), 0.0)
+    def highest(x_B: torch.Tensor) -> torch.Tensor:
+        counted = torch.where(counted_B, x_B, float("-inf"))
+        return x_B.new_full((groups,), float("-inf")).scatter_reduce(0, group_B, counted, "amax")[group_B]
+
+    differ_B = counted_B & (highest(scores_B) > -highest(-scores_B))
+    centred_B = torch.where(differ_B, scores_B - group_mean(scores_B), 0.0)
     if not divide_by_std:
-        return centred_B.to(dtype)
-    return (centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)).to(dtype)
+        return centred_B
+    return centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)
 
 
 def leave_one_out_advantages(scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:

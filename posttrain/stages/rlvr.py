@@ -30,7 +30,7 @@ from posttrain.rl.probe import GapWatch
 from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verified_shares, verify_rollout
 from posttrain.rl.rollouts import Rollout
 from posttrain.stages.base import StageContext
-from posttrain.stages.rlvr_inputs import TRAINED, Models, check, load_heldout, load_models, load_prompts
+from posttrain.stages.rlvr_inputs import TRAINED, Models, check, check_device, load_heldout, load_models, load_prompts
 from posttrain.stages.rlvr_learning import Optimizers, gather_experience, learn
 from posttrain.training.checkpoint import load_latest, save_checkpoint
 from posttrain.training.determinism import make_deterministic
@@ -52,11 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = context.settings
     make_deterministic(context.seed)
     check(settings)
-    if context.device == "cpu" and settings.dtype != "float32":
-        raise PosttrainError(
-            f"stage {context.name}: dtype is {settings.dtype}, but on a CPU RLVR runs in float32, where the sampler's "
-            "log-probabilities are the learner's to 1e-5"
-        )
+    check_device(settings, context.device)
     tokenizer, models = load_models(context)
     prompts, rows = load_prompts(context, tokenizer, context_length(models["policy"]))
     heldout = load_heldout(context, tokenizer, context_length(models["policy"]), {p.token_ids for p in prompts})
@@ -159,7 +155,7 @@ def run(context: StageContext) -> dict[str, Any]:
             source.learned(step + 1)
             synced = time.perf_counter()
 
-            state["trained_tokens"] += rollout.response_tokens * settings.epochs
+            state["trained_tokens"] += int(experience.policy_weights_BT.sum()) * settings.epochs
             if heldout:
                 alarm.record(figures["score"], figures.get("kl_sample", 0.0))
                 state["alarm"] = alarm.state()
@@ -277,7 +273,7 @@ def report_errors(context: StageContext, verdicts: Sequence[Sequence[Verdict]], 
     errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
     if errors and all(joint_outcome(of_sample) == "error" for of_sample in verdicts):
         raise PosttrainError(
-            f"stage {context.name}: not one of {len(verdicts)} answers could be judged, so nothing can be learned; "
+            f"not one of {len(verdicts)} answers could be judged, so nothing can be learned; "
             f"the verifier says: {errors[0].detail}"
         )
     if errors and first:
