@@ -62,6 +62,8 @@ def run(context: StageContext) -> dict[str, Any]:
     resumed = load_latest(context.checkpoints, modules=trained, optimizers=optimizers)
     done, state = resumed or (0, {"trained_tokens": 0, "verifier_errors": 0, "probes_over": 0})
     log = MetricsLog(context.checkpoints / "metrics.jsonl", done) if rank() == 0 else None
+    if log:
+        log.follow(context.name)
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
     sampler: LocalSampler | EveryRank  # of the held-out prompts
     if world_size() == 1:

@@ -20,6 +20,7 @@ from posttrain.models.load import load_policy, load_tokenizer, save_model
 from posttrain.recipe.schema import RLVR
 from posttrain.stages import rlvr
 from posttrain.stages.base import StageContext
+from posttrain.training import metrics
 from tests.rl.tiny import WORDS, prompt_row, tiny_llama, tiny_tokenizer
 from tests.sandbox.denying import DENYING
 
@@ -183,6 +184,16 @@ def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings, die_after, k
     assert again == result
     without_clock = [[row | {"seconds": None} for row in curve(folder)] for folder in (whole, resumed)]
     assert without_clock[0] == without_clock[1]
+
+
+def test_tensorboard_is_told_every_figure_as_a_number(inputs, monkeypatch):
+    told: dict[int, dict] = {}
+    monkeypatch.setattr(metrics, "_tensorboard", lambda folder, name: told.__setitem__)
+    monkeypatch.setenv("POSTTRAIN_TENSORBOARD", str(inputs / "board"))
+    output, _ = run(inputs, "told", steps=2)
+    assert sorted(told) == [1, 2] and told[1]["by_verifier/substring/samples"] == 32
+    assert {f"seconds/{part}" for part in curve(output)[0]["seconds"]} < told[1].keys()
+    assert all(isinstance(value, int | float) for figures in told.values() for value in figures.values())
 
 
 def test_held_out_prompts_choose_the_weights_that_are_kept(inputs, monkeypatch):
