@@ -149,15 +149,14 @@ def load_over_ranks(context: StageContext, tokenizer: PreTrainedTokenizerBase) -
     how = OverRanks(settings.rope_positions, settings.dtype, settings.activation_checkpointing)
     path = context.resolve(settings.model)
 
-    def judge(setting: str) -> TokenScorer:
-        folder = judge_folder(context, setting, tokenizer)
-        return sharded_judge(folder, tokenizer, how, device)
+    def judge(setting: str, seed: int | None = None) -> TokenScorer:
+        return sharded_judge(judge_folder(context, setting, tokenizer), tokenizer, how, device, seed=seed)
 
     models: Models = {"policy": trained_policy(path, tokenizer, how, device)}
     if settings.beta > 0:
         models["reference"] = trained_policy(path, tokenizer, how, device).requires_grad_(False)
     if settings.algorithm == "ppo":
-        models["value"] = judge("value_model")
+        models["value"] = judge("value_model", context.seed)
     if settings.reward_model is not None:
         models["reward"] = judge("reward_model").requires_grad_(False)
     return models

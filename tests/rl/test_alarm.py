@@ -65,7 +65,7 @@ def test_a_prompt_that_could_not_be_judged_counts_neither_way():
 
 
 def test_a_verifier_that_breaks_on_a_prompt_neither_raises_the_alarm_nor_makes_the_best():
-    """No answer changed after the second look: a right one could not be judged in the third, wrong ones in the fourth."""
+    """After the second look no answer changes: a right one is not judged in the third, two wrong ones in the fourth."""
     alarm = OveroptimisationAlarm()
     scores = [(1, 0, 0, 0), (1, 1, 0, 0), (1, None, 0, 0), (1, 1, None, None)]
     found = reasons(alarm, [Look(10 * i, float(i), 0.5, of_look) for i, of_look in enumerate(scores)])

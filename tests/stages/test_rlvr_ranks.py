@@ -17,6 +17,7 @@ ALGORITHMS = {
     "ppo": {"minibatches": 2, "reward_model": "scorer"},
     "grpo": {"value_model": None, "epochs": 1},
     "online_dpo": {"value_model": None, "epochs": 1, "beta": 0.5, "minibatches": 2},
+    "fresh_head": {"algorithm": "ppo", "value_model": "policy", "epochs": 1},
     "tulu3": {"algorithm": "ppo", "mode": "tulu3", "epochs": 1},
 }
 
