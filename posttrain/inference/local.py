@@ -1,6 +1,6 @@
 """The default engine: batched sampling with a key-value cache on the learner's own module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import PosttrainError
 from posttrain.inference.attention import decoding
-from posttrain.inference.cache import SlotCache
+from posttrain.inference.cache import SlotCache, roomy
 from posttrain.inference.decoder import WrittenOutDecoder, can_write_out
 from posttrain.inference.draw import draw_tokens
 from posttrain.inference.prefixes import Beginnings, shared_prefixes
@@ -46,8 +46,8 @@ class LocalSampler:
     False keeps the model's own attention on a CPU.
 
     ``share_prefixes``: what several listed prompts (or scored sequences) begin with is computed once (`prefixes.py`).
-    The last bits then hang on which prompts are listed together. ``cache_bytes``: listed requests get only so many of
-    the slots that their keys and values keep within it.
+    The last bits then hang on which prompts are listed together. ``cache_bytes``, asked at every `generate`: listed
+    requests get only so many of the slots that their keys and values keep within it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LocalSampler:
         weight_version: int = 0,
         cpu_attention: bool = True,
         share_prefixes: bool = False,
-        cache_bytes: int | None = None,
+        cache_bytes: Callable[[], int] | None = None,
     ):
         positions = model.config.max_position_embeddings
         self.context_length = positions if context_length is None else min(context_length, positions)
@@ -108,7 +108,8 @@ class LocalSampler:
         if self._cache_bytes is None or not requests:
             return self._slots
         longest = max(len(request.prompt_ids) + request.sampling.max_tokens for request in requests)
-        return max(1, self._cache_bytes // (min(longest, self.context_length) * _bytes_per_position(self.model)))
+        room = roomy(min(longest, self.context_length), 0)
+        return max(1, self._cache_bytes() // (room * _bytes_per_position(self.model)))
 
     def _generate(
         self, requests: Iterator[SampleRequest], slots: int, begins: dict[tuple[int, ...], int]
@@ -419,7 +420,9 @@ def _bytes_per_position(model: PreTrainedModel) -> int:
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * dimension * model.dtype.itemsize
+    kind = model.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return 2 * config.num_hidden_layers * heads * dimension * dtype.itemsize
 
 
 def _check_supported(model: PreTrainedModel, context_length: int) -> None:

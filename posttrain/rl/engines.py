@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from posttrain.inference.local import LocalSampler
+from posttrain.inference.opening import cache_bytes
 from posttrain.inference.protocols import Sample, Sampler, SampleRequest
 from posttrain.inference.vllm import VllmSampler
 from posttrain.models.load import load_policy, load_tokenizer
@@ -46,8 +48,13 @@ def build_engine(
             memory=memory,
             tensor_parallel=max(1, int(gpus)),
         )
-    model = load_policy(folder, device=device)
-    return LocalSampler(model, pad_token_id=load_tokenizer(folder).pad_token_id, weight_version=version)
+    return local_engine(load_policy(folder, device=device), load_tokenizer(folder).pad_token_id, version)
+
+
+def local_engine(model: PreTrainedModel, pad_token_id: int, version: int) -> LocalSampler:
+    """On ``model`` itself. On a GPU the cache keeps within what is free; on a CPU the bits may not hang on that."""
+    bound = partial(cache_bytes, model.device) if model.device.type == "cuda" else None
+    return LocalSampler(model, pad_token_id=pad_token_id, weight_version=version, cache_bytes=bound)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, save_model
 from posttrain.models.ranks import rank, world_size
 from posttrain.rl.alarm import OveroptimisationAlarm, too_many_errors
-from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine
+from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine, local_engine
 from posttrain.rl.figures import first_and_last, rollout_figures
 from posttrain.rl.fleet import Fleet
 from posttrain.rl.forward import over_rollout, parts, state_values
@@ -67,7 +67,7 @@ def run(context: StageContext) -> dict[str, Any]:
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
     sampler: LocalSampler | EveryRank  # of the held-out prompts
     if world_size() == 1:
-        sampler = LocalSampler(models["policy"], pad_token_id=tokenizer.pad_token_id, weight_version=done)
+        sampler = local_engine(models["policy"], tokenizer.pad_token_id, done)
     else:
         sampler = EveryRank(engine_builder(context, models["policy"], tokenizer, done)(context.device))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))

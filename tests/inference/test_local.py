@@ -11,6 +11,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from posttrain.errors import PosttrainError
+from posttrain.inference.cache import SlotCache
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sample, SampleRequest, SamplingParameters
 
@@ -358,16 +359,30 @@ def test_a_common_beginning_is_computed_once(tiny, monkeypatch):
     assert sum(fed) <= 100 + 16 * 3
 
 
+def test_under_autocast_keys_are_kept_in_as_few_bytes_as_values(model, monkeypatch):
+    kept = set()
+    new_room = SlotCache._new_room
+    monkeypatch.setattr(SlotCache, "_new_room", lambda cache, like: kept.add(like.dtype) or new_room(cache, like))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(list(LocalSampler(model, pad_token_id=0).generate(requests(3)))) == 3
+    assert kept == {torch.bfloat16}
+
+
 def test_the_cache_is_held_within_its_bytes(tiny, monkeypatch):
     model = tiny(2, positions=256)
     asked = [SampleRequest(f"p{i}", 0, (7,) * (40 + i), SamplingParameters(max_tokens=10)) for i in range(30)]
-    rows = []
+    rows, resize = [], SlotCache._resize
     forward = model.get_decoder().forward
     monkeypatch.setattr(
         model.get_decoder(), "forward", lambda **given: rows.append(len(given["input_ids"])) or forward(**given)
     )
     config = model.config
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    allowed = 5 * 79 * position + 1  # the longest prompt has 69 tokens and 10 to come
-    answers = list(LocalSampler(model, pad_token_id=0, cache_bytes=allowed).generate(asked))
+    allowed = 5 * (79 + 79 // 4 + 8) * position + 1  # the longest prompt has 69 tokens and 10 to come
+    held = []
+    monkeypatch.setattr(
+        SlotCache, "_resize", lambda cache, room: resize(cache, room) or held.append(room * cache.slots * position)
+    )
+    answers = list(LocalSampler(model, pad_token_id=0, cache_bytes=lambda: allowed).generate(asked))
     assert len(answers) == 30 and max(rows) == 5
+    assert allowed // 2 < max(held) <= allowed

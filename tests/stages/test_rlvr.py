@@ -18,7 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer, load_scorer, save_scorer
 from posttrain.models.load import load_policy, load_tokenizer, save_model
 from posttrain.recipe.schema import RLVR
-from posttrain.stages import rlvr
+from posttrain.stages import rlvr, rlvr_learning
 from posttrain.stages.base import StageContext
 from posttrain.training import metrics
 from tests.rl.tiny import WORDS, prompt_row, tiny_llama, tiny_tokenizer
@@ -374,6 +374,25 @@ def test_disagreement_of_sampler_and_learner_stops_the_run_with_its_cause(inputs
     progress = Quiet()
     run(inputs, "gap", progress, checkpoint_every=100)
     assert progress.started == (4, 3)
+
+
+def test_a_rank_that_learned_no_pair_before_the_first_update_does_not_probe_after_it(inputs, monkeypatch):
+    """As on the second of two ranks: its share of the first minibatch is a filler, of the next ones real."""
+    shares = []
+
+    def own_share(parts):
+        shares.append(bool(parts))
+        return [replace(part, filler=True) for part in parts] if sum(shares) == 1 else parts
+
+    def moves(name, context, models, *_) -> float:
+        with torch.no_grad():
+            models[name].get_input_embeddings().weight.mul_(1.1)
+        return 1.0
+
+    monkeypatch.setattr(rlvr_learning, "own_share", own_share)
+    monkeypatch.setattr(rlvr_learning, "update", moves)
+    output, _ = run(inputs, "second", algorithm="online_dpo", steps=1, prompts_per_step=16, minibatches=8)
+    assert sum(shares) > 2 and curve(output)[0].get("logp_gap", 0.0) < 1e-5
 
 
 def test_long_prompts_and_bad_rows_are_set_aside_and_counted(inputs):
