@@ -117,8 +117,7 @@ class OwnProcess:
 
     def rollout(self, step: int) -> Rollout:
         with forward_precision(self.device, self.dtype):
-            drawn = self.sampler.generate(self.plan.requests(step))
-            found = self.plan.rollout(step, drawn, self.version, self.device)
+            found = self.plan.draw(step, self.sampler, self.version, self.device)
         own = self.sampler.own if isinstance(self.sampler, EveryRank) else self.sampler
         if isinstance(own, VllmSampler):
             own.sleep()

@@ -18,7 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer, load_scorer
 from posttrain.models.load import fit_vocabulary, load_policy, load_tokenizer
 from posttrain.models.ranks import world_size
-from posttrain.rl.buffer import Prompt, admit_prompts
+from posttrain.rl.prompts import Prompt, admit_prompts
 from posttrain.sandbox.sandbox import Sandbox
 from posttrain.stages.base import StageContext
 from posttrain.training.build import sharded_judge, trained_policy
