@@ -42,8 +42,7 @@ class LocalSampler:
     is prefilled, once for all of its samples; the last is fed by the first step.
 
     ``pad_token_id`` fills prompts of one prefill on the right (it is never attended to). ``slots`` completions run at
-    once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only. ``cpu_attention``
-    False keeps the model's own attention on a CPU.
+    once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only.
 
     ``share_prefixes``: what several listed prompts (or scored sequences) begin with is computed once (`prefixes.py`).
     The last bits then hang on which prompts are listed together. ``cache_bytes``, asked at every `generate`: listed
@@ -59,7 +58,6 @@ class LocalSampler:
         context_length: int | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         weight_version: int = 0,
-        cpu_attention: bool = True,
         share_prefixes: bool = False,
         cache_bytes: Callable[[], int] | None = None,
     ):
@@ -75,7 +73,6 @@ class LocalSampler:
         head = model.get_output_embeddings()
         assert head is not None, "checked above"
         self._head = head
-        self._cpu_attention = cpu_attention
         self._share_prefixes = share_prefixes
         self._cache_bytes = cache_bytes
         self._generating = False
@@ -117,7 +114,7 @@ class LocalSampler:
         running, cache = Slots(slots), SlotCache(slots)
         beginnings = Beginnings(begins)
         stop_strings = StopStrings(self._tokenizer)
-        written_out = self._cpu_attention and can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
+        written_out = can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
         decoder = WrittenOutDecoder(self.model, self.context_length) if written_out else None
         holder: dict[tuple[int, ...], int] = {}  # prompt → a slot whose cache still begins with it
         holes: list[int] = []  # slots among the running ones whose completion has ended
@@ -255,7 +252,7 @@ class LocalSampler:
         mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
         if decoder is not None:
             return decoder.step(token_B, position_B, mask_BL, cache)
-        with decoding(self.model.config, self._cpu_attention and self.device.type == "cpu"):
+        with decoding(self.model.config, self.device.type == "cpu"):
             return self._backbone(
                 input_ids=token_B[:, None],
                 attention_mask=mask_BL[:, None, None],

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from posttrain.verifiers.verdict import Verdict
-
 DEVIATIONS = 2.0  # standard errors of the paired difference that count as a fall
 
 
@@ -96,12 +94,3 @@ def paired_difference(a: Sequence[float | None], b: Sequence[float | None]) -> t
 
 def judged_in_both(a: Sequence[float | None], b: Sequence[float | None]) -> list[tuple[float, float]]:
     return [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-
-
-def too_many_errors(verdicts: Sequence[Sequence[Verdict]], bound: float) -> str | None:
-    """What to tell when more than ``bound`` of a step's verdicts are ``error``: the reward is then of a chosen few."""
-    errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
-    asked = sum(map(len, verdicts))
-    if len(errors) <= bound * asked:
-        return None
-    return f"{len(errors)} of {asked} verdicts are errors, over the bound of {bound:.0%}: {errors[0].detail}"

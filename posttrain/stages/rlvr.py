@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -13,13 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
-from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sampler
 from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, save_model
 from posttrain.models.ranks import rank, world_size
-from posttrain.rl.alarm import OveroptimisationAlarm, too_many_errors
+from posttrain.rl.alarm import OveroptimisationAlarm
 from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine, local_engine
 from posttrain.rl.figures import first_and_last, rollout_figures
 from posttrain.rl.fleet import Fleet
@@ -27,7 +26,15 @@ from posttrain.rl.forward import over_rollout, parts, state_values
 from posttrain.rl.heldout import heldout_scores
 from posttrain.rl.plan import RolloutPlan
 from posttrain.rl.probe import GapWatch
-from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verified_shares, verify_rollout
+from posttrain.rl.rewards import (
+    joint_outcome,
+    sample_scores,
+    shuffled,
+    too_many_errors,
+    verified_shares,
+    verifier_errors,
+    verify_rollout,
+)
 from posttrain.rl.rollouts import Rollout
 from posttrain.stages.base import StageContext
 from posttrain.stages.rlvr_inputs import TRAINED, Models, check, check_device, load_heldout, load_models, load_prompts
@@ -40,9 +47,8 @@ from posttrain.training.optimizer import build_adamw
 from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
-from posttrain.verifiers.verdict import Verdict
 
-VERSION = 2
+VERSION = 3
 RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync
@@ -132,8 +138,13 @@ def run(context: StageContext) -> dict[str, Any]:
             # Verify: verdicts become one score and one weight per sample.
             verdicts = verify_rollout(pool, rollout, tokenizer)
             outcomes = [joint_outcome(of_sample) for of_sample in verdicts]
-            state["verifier_errors"] += report_errors(context, verdicts, first=state["verifier_errors"] == 0)
-            if too_many := too_many_errors(verdicts, settings.verifier_error_bound):
+            errors = verifier_errors(verdicts)
+            if errors and state["verifier_errors"] == 0:
+                context.progress.note(
+                    f"answers that cannot be judged train nothing ({len(errors)} so far): {errors[0].detail}"
+                )
+            state["verifier_errors"] += len(errors)
+            if too_many := too_many_errors(errors, sum(map(len, verdicts)), settings.verifier_error_bound):
                 context.progress.note(f"step {step + 1}: {too_many}")
                 state["verifier_alarms"] = state.get("verifier_alarms", 0) + 1
             scores_B, weights_B = sample_scores(
@@ -268,16 +279,3 @@ def reward_scores(context: StageContext, models: Models, rollout: Rollout) -> to
     # Entry t holds the score at token t − 1: one past the end stands what was scored at the last token.
     ends_B = torch.tensor(rollout.lengths, device=scores_BT.device)
     return context.settings.reward_model_weight * scores_BT.gather(1, ends_B[:, None]).squeeze(1)
-
-
-def report_errors(context: StageContext, verdicts: Sequence[Sequence[Verdict]], first: bool) -> int:
-    """How many answers could not be judged; says why at the first time, and stops when it is all of a batch."""
-    errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
-    if errors and all(joint_outcome(of_sample) == "error" for of_sample in verdicts):
-        raise PosttrainError(
-            f"not one of {len(verdicts)} answers could be judged, so nothing can be learned; "
-            f"the verifier says: {errors[0].detail}"
-        )
-    if errors and first:
-        context.progress.note(f"answers that cannot be judged train nothing ({len(errors)} so far): {errors[0].detail}")
-    return len(errors)

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Generator
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from posttrain.errors import PosttrainError
+from posttrain.inference import local
 from posttrain.inference.cache import SlotCache
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sample, SampleRequest, SamplingParameters
@@ -58,10 +60,13 @@ def full_forward_logprobs(model, prompt, answer, temperature=1.0) -> torch.Tenso
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
 @pytest.mark.parametrize("slots", [1, 5, 64])
-@pytest.mark.parametrize("cpu_attention", [True, False])
-def test_logprobs_equal_a_full_forward(tiny, key_heads, slots, cpu_attention):
+@pytest.mark.parametrize("device", ["cpu", "any"])
+def test_logprobs_equal_a_full_forward(tiny, key_heads, slots, device, monkeypatch):
+    if device == "any":  # as on one that has no attention of its own here
+        monkeypatch.setattr(local, "can_write_out", lambda model: False)
+        monkeypatch.setattr(local, "decoding", lambda config, enabled: nullcontext())
     model = tiny(key_heads)
-    sampler = LocalSampler(model, pad_token_id=0, slots=slots, cpu_attention=cpu_attention)
+    sampler = LocalSampler(model, pad_token_id=0, slots=slots)
     asked = requests(12, samples=2, temperature=0.7)
     answers = by_key(sampler.generate(asked))
     assert len(answers) == len(asked)

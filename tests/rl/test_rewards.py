@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from posttrain.data.rows import VerifiablePrompt
-from posttrain.rl.alarm import too_many_errors
-from posttrain.rl.prompts import Prompt
 from posttrain.rl.figures import rollout_figures
-from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verified_shares, verify_rollout
+from posttrain.rl.prompts import Prompt
+from posttrain.rl.rewards import (
+    joint_outcome,
+    sample_scores,
+    shuffled,
+    too_many_errors,
+    verified_shares,
+    verifier_errors,
+    verify_rollout,
+)
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Outcome, Verdict
 from tests.rl.tiny import WORDS, EchoSampler, plan_of, prompt_row, tiny_tokenizer
@@ -103,9 +110,9 @@ def test_weighted_verifiers_add_up_and_unweighted_ones_must_all_agree():
 
 def test_errors_over_their_bound_are_told_with_the_reason():
     broken = Verdict("error", 0.0, "no such file")
-    verdicts = [(CORRECT,)] * 9 + [(broken,)]
-    assert too_many_errors(verdicts, bound=0.1) is None
-    told = too_many_errors(verdicts, bound=0.05)
+    errors = verifier_errors([(CORRECT,)] * 9 + [(broken,)])
+    assert errors == [broken] and too_many_errors(errors, 10, bound=0.1) is None
+    told = too_many_errors(errors, 10, bound=0.05)
     assert told == "1 of 10 verdicts are errors, over the bound of 5%: no such file"
 
 
