@@ -165,7 +165,7 @@ class OpenAIEndpoint:
         self._loop.close()
 
     def _begin(self) -> None:
-        """As many workers as may fly; those that rest before another attempt fly not."""
+        """As many workers as may fly; those that rest before another attempt do not count."""
         while self._sent and len(self._tasks) - self._resting < self.server.concurrency:
             task = self._loop.create_task(self._work(*self._sent.popleft()))
             self._tasks.add(task)
