@@ -37,16 +37,23 @@ class Reading:
 
     def __init__(self, tokens: Sequence[bytes]):
         self.tokens = tokens
-        self._shares: dict[tuple[int, bool], Fraction] = {}
+        self._found: dict[tuple[int, bool], tuple[int, int]] = {}
 
-    def share(self, texts: Sequence[int], own: Callable[[int], Sequence[bytes]], numbers_alike: bool) -> Fraction:
-        """The mean over ``texts``, by number, of the share of their ``own`` tokens that stand in the row in order."""
+    def share_over(
+        self, bound: Fraction, texts: Sequence[int], own: Callable[[int], Sequence[bytes]], *, numbers_alike: bool
+    ) -> float:
+        """The mean over ``texts``, by number, of the share of their ``own`` tokens that stand in the row in order; 0 if
+        it is not over ``bound``."""
+        over, under = 0, 1
         for text in texts:
-            if (text, numbers_alike) not in self._shares:
+            if (text, numbers_alike) not in self._found:
                 sought, read = own(text), self._numbers_alike if numbers_alike else self.tokens
                 sought = with_numbers_alike(sought) if numbers_alike else sought
-                self._shares[text, numbers_alike] = Fraction(in_order(sought, read), len(sought))
-        return sum((self._shares[text, numbers_alike] for text in texts), Fraction(0)) / len(texts)
+                self._found[text, numbers_alike] = in_order(sought, read), len(sought)
+            part, whole = self._found[text, numbers_alike]
+            over, under = over * whole + part * under, under * whole
+        under *= len(texts)
+        return over / under if over * bound.denominator > bound.numerator * under else 0.0
 
     @cached_property
     def _numbers_alike(self) -> list[bytes]:

@@ -121,6 +121,8 @@ class EvaluationIndex:
         self.fields_I = np.bincount(self.item_F[self.weight_F > 0], minlength=len(self.items))
         self._own_P = np.flatnonzero(self.coverable_P)
         self.own_count_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items)).astype(np.int64)
+        self._texts_of = list(zip(self._alike_F.tolist(), self.weight_F.tolist(), strict=True))
+        self._field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
         self._own_first_I = np.cumsum(self.own_count_I) - self.own_count_I
         self._digit_P = self.stream.has_digit_T
 
@@ -129,11 +131,9 @@ class EvaluationIndex:
         self.phrases: dict[bytes, list[int]] = {}
         place: dict[bytes, tuple[int, int]] = {}
         if self.profile.phrase is not None:
-            first_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1))
             for item in np.flatnonzero(self.fields_I == 0).tolist():
-                fields = slice(first_I[item], first_I[item + 1])
-                if count := int(self.length_F[fields].sum()):
-                    first = int(self.first_F[fields][0])
+                first, count = self.place(item)
+                if count:
                     content = self.stream.sequence(first, count)
                     self.whole.setdefault(content, []).append(item)
                     place[content] = first, count
@@ -141,9 +141,7 @@ class EvaluationIndex:
         least = self.profile.phrase or 0
         short = {content: at for content, at in place.items() if least <= at[1] < self.profile.ngram}
         self.phrases = {content: self.whole[content] for content in short}
-        hashes = [
-            self.hashing.of_sequences(self._hash_P[first : first + count], count)[0] for first, count in short.values()
-        ]
+        hashes = [self.hash_of(first, count) for first, count in short.values()]
         self._phrase_seen = Seen(np.array(hashes, dtype=np.uint64))
         heads = [
             self.hashing.of_sequences(self._hash_P[first : first + least], least)[0] for first, _ in short.values()
@@ -157,16 +155,13 @@ class EvaluationIndex:
             self.phrases = {content: self.whole[content] for content, n in number.items() if not common[n]}
 
     def own_texts(self, item: int) -> list[int]:
-        """The item's fields that can be covered, by the number of a field of that text."""
-        return [int(self._alike_F[field]) for field in self._fields(item) if self.weight_F[field]]
+        """The item's fields that can be covered, each by the first field of its text."""
+        return [text for text, weight in self._texts_of[self._field_I[item] : self._field_I[item + 1]] if weight]
 
     def own_tokens(self, field: int) -> list[bytes]:
         """The tokens of a field that can be covered."""
         first, stop = int(self.first_F[field]), int(self.first_F[field] + self.length_F[field])
         return list(itertools.compress(tokens_of(self.stream, first, stop), self.coverable_P[first:stop].tolist()))
-
-    def _fields(self, item: int) -> range:
-        return range(*np.searchsorted(self.item_F, (item, item + 1)).tolist())
 
     def shares_at_most(
         self, row_T: np.ndarray, hash_T: np.ndarray, row_M: np.ndarray, item_M: np.ndarray
@@ -192,9 +187,13 @@ class EvaluationIndex:
 
     def ngrams_of(self, item: int) -> np.ndarray:
         """The numbers of the item's n-grams that count."""
-        first = int(self.first_F[self._fields(item)[0]])
-        length = sum(int(self.length_F[field]) for field in self._fields(item))
-        return self.numbers_at(first + np.flatnonzero(self.indexed_P[first : first + length]))
+        first, count = self.place(item)
+        return self.numbers_at(first + np.flatnonzero(self.indexed_P[first : first + count]))
+
+    def place(self, item: int) -> tuple[int, int]:
+        """The item's first token in the stream of all items, and the number of its tokens."""
+        fields = slice(self._field_I[item], self._field_I[item + 1])
+        return int(self.first_F[fields][0]), int(self.length_F[fields].sum())
 
     def look_up(self, stream: TokenStream, unit_T: np.ndarray, hashes_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of ``stream`` at which an indexed n-gram begins, all in one unit, and the number of that n-gram.
@@ -209,6 +208,10 @@ class EvaluationIndex:
         begins, found_G = begins[found_G >= 0], found_G[found_G >= 0]
         same = self._same(stream, begins, self.positions[self.first_G[found_G]])
         return begins[same], found_G[same]
+
+    def hash_of(self, position: int, count: int) -> np.uint64:
+        """Of the ``count`` tokens (at most an n-gram's) from ``position`` on."""
+        return self.hashing.of_sequences_at(self._hash_P, np.array([position]), count)[0]
 
     def numbers_at(self, positions: np.ndarray) -> np.ndarray:
         """The numbers of the n-grams that begin at ``positions``, all of which count."""

@@ -138,29 +138,28 @@ def _aligned(
     looked_at = np.flatnonzero(~over_M)
     most, most_alike = index.shares_at_most(row_T, hash_T, touched.row_M[looked_at], touched.item_M[looked_at])
     likely, likely_alike = most > float(threshold) - 1e-9, most_alike > float(numbers_alike) - 1e-9
+    read = np.flatnonzero(likely | likely_alike)
+    row_N, item_N = touched.row_M[looked_at[read]], touched.item_M[looked_at[read]]
+    first_N, stop_N = np.searchsorted(row_T, row_N), np.searchsorted(row_T, row_N, "right")
+    long_N = stop_N - first_N > LONG * index.own_count_I[item_N]
     last, whole = -1, Reading([])
-    for n in np.flatnonzero(likely | likely_alike).tolist():
-        m = int(looked_at[n])
-        row, item = int(touched.row_M[m]), int(touched.item_M[m])
-        first, stop = np.searchsorted(row_T, (row, row + 1)).tolist()
-        length = int(index.own_count_I[item])
-        if stop - first > LONG * length:
+    columns = (looked_at[read], row_N, item_N, first_N, stop_N, long_N, likely[read], likely_alike[read])
+    for m, row, item, first, stop, long, exact, alike in zip(*(column.tolist() for column in columns), strict=True):
+        if long:
             hits = slice(*np.searchsorted(begins, (first, stop)).tolist())
             shared = begins[hits][np.isin(ngram_H[hits], index.ngrams_of(item))]
-            parts = near(shared, length + index.profile.ngram, first, stop)
+            parts = near(shared, int(index.own_count_I[item]) + index.profile.ngram, first, stop)
             reading = Reading([token for part in parts for token in tokens_of(stream, *part)])
         else:
             if row != last:
                 last, whole = row, Reading(tokens_of(stream, first, stop))
             reading = whole
-        texts = index.own_texts(item)
-        share = reading.share(texts, index.own_tokens, numbers_alike=False) if likely[n] else Fraction(0)
-        kept_M[m] = share > threshold
-        if not kept_M[m] and likely_alike[n]:
-            share = reading.share(texts, index.own_tokens, numbers_alike=True)
-            kept_M[m] = share > numbers_alike
-        if kept_M[m]:
-            coverage_M[m] = float(share)
+        texts, own = index.own_texts(item), index.own_tokens
+        share = reading.share_over(threshold, texts, own, numbers_alike=False) if exact else 0.0
+        if not share and alike:
+            share = reading.share_over(numbers_alike, texts, own, numbers_alike=True)
+        if share:
+            kept_M[m], coverage_M[m] = True, share
     return Matches(touched.row_M[kept_M], touched.item_M[kept_M], coverage_M[kept_M])
 
 
