@@ -29,7 +29,6 @@ class Admission:
         self.limit = min(FIRST, float(most))
         self.flying = 0
         self.down = False
-        self.peak = 0
         self._threshold = float(most)
         self._failures = 0
         self._closed_until = 0.0
@@ -92,7 +91,6 @@ class Admission:
 
     def _take(self) -> None:
         self.flying += 1
-        self.peak = max(self.peak, self.flying)
 
     def _admit(self) -> None:
         while self._waiting and self._free():

@@ -29,7 +29,9 @@ def decode_attention(
     2.2 ms, this 0.9 ms (two cores of an AMD EPYC, fp32, torch 2.13).
     """
     if any(kwargs.get(name) is not None for name in _UNKNOWN):
-        raise PosttrainError(f"{type(module).__name__} uses one of {_UNKNOWN}; set cpu_attention=False")
+        raise PosttrainError(
+            f"{type(module).__name__} uses one of {_UNKNOWN}, which the local engine does not: use vllm"
+        )
     batch, heads, _, dimension = query.shape
     key_heads = key.shape[1]
     query = (query * scaling).view(batch, key_heads, heads // key_heads, dimension)

@@ -51,6 +51,8 @@ class SlotCache(Cache):
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         """Called by each attention layer with its new keys and values, [B, heads, T, head dimension]."""
+        # Under autocast rotary angles in fp32 make fp32 of a key, which attention would round again at every step.
+        key_states = key_states.to(value_states.dtype)
         if self._positions_B is None:
             self.fresh.append((key_states, value_states))
             if not self._prefix:
@@ -102,11 +104,11 @@ class SlotCache(Cache):
         """Makes at once the room that prompts of these lengths, inserted one by one, come to need."""
         room = self.room
         for length in lengths:
-            room = _roomy(length, room)
+            room = roomy(length, room)
         self._resize(room)
 
     def _reserve(self, length: int) -> None:
-        self._resize(_roomy(length, self.room))
+        self._resize(roomy(length, self.room))
 
     def _resize(self, room: int) -> None:
         if room == self.room:
@@ -139,6 +141,6 @@ class SlotCache(Cache):
         return self._seen + query_length, 0
 
 
-def _roomy(length: int, room: int) -> int:
-    # A quarter to grow into: few copies, little read in vain.
+def roomy(length: int, room: int) -> int:
+    """The room that a slot of ``room`` has once it must hold ``length``: a quarter more, for few copies of it."""
     return room if length <= room else length + length // 4 + 8

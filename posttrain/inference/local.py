@@ -1,6 +1,6 @@
 """The default engine: batched sampling with a key-value cache on the learner's own module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain, islice
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import PosttrainError
 from posttrain.inference.attention import decoding
-from posttrain.inference.cache import SlotCache
+from posttrain.inference.cache import SlotCache, roomy
 from posttrain.inference.decoder import WrittenOutDecoder, can_write_out
 from posttrain.inference.draw import draw_tokens
 from posttrain.inference.prefixes import Beginnings, shared_prefixes
@@ -42,12 +42,11 @@ class LocalSampler:
     is prefilled, once for all of its samples; the last is fed by the first step.
 
     ``pad_token_id`` fills prompts of one prefill on the right (it is never attended to). ``slots`` completions run at
-    once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only. ``cpu_attention``
-    False keeps the model's own attention on a CPU.
+    once. ``context_length`` None: the model's own. ``tokenizer`` is needed for stop strings only.
 
     ``share_prefixes``: what several listed prompts (or scored sequences) begin with is computed once (`prefixes.py`).
-    The last bits then hang on which prompts are listed together. ``cache_bytes``: listed requests get only so many of
-    the slots that their keys and values keep within it.
+    The last bits then hang on which prompts are listed together. ``cache_bytes``, asked at every `generate`: listed
+    requests get only so many of the slots that their keys and values keep within it.
     """
 
     def __init__(
@@ -59,9 +58,8 @@ class LocalSampler:
         context_length: int | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         weight_version: int = 0,
-        cpu_attention: bool = True,
         share_prefixes: bool = False,
-        cache_bytes: int | None = None,
+        cache_bytes: Callable[[], int] | None = None,
     ):
         positions = model.config.max_position_embeddings
         self.context_length = positions if context_length is None else min(context_length, positions)
@@ -75,7 +73,6 @@ class LocalSampler:
         head = model.get_output_embeddings()
         assert head is not None, "checked above"
         self._head = head
-        self._cpu_attention = cpu_attention
         self._share_prefixes = share_prefixes
         self._cache_bytes = cache_bytes
         self._generating = False
@@ -108,7 +105,8 @@ class LocalSampler:
         if self._cache_bytes is None or not requests:
             return self._slots
         longest = max(len(request.prompt_ids) + request.sampling.max_tokens for request in requests)
-        return max(1, self._cache_bytes // (min(longest, self.context_length) * _bytes_per_position(self.model)))
+        room = roomy(min(longest, self.context_length), 0)
+        return max(1, self._cache_bytes() // (room * _bytes_per_position(self.model)))
 
     def _generate(
         self, requests: Iterator[SampleRequest], slots: int, begins: dict[tuple[int, ...], int]
@@ -116,7 +114,7 @@ class LocalSampler:
         running, cache = Slots(slots), SlotCache(slots)
         beginnings = Beginnings(begins)
         stop_strings = StopStrings(self._tokenizer)
-        written_out = self._cpu_attention and can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
+        written_out = can_write_out(self.model) and not torch.is_autocast_enabled("cpu")
         decoder = WrittenOutDecoder(self.model, self.context_length) if written_out else None
         holder: dict[tuple[int, ...], int] = {}  # prompt → a slot whose cache still begins with it
         holes: list[int] = []  # slots among the running ones whose completion has ended
@@ -254,7 +252,7 @@ class LocalSampler:
         mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
         if decoder is not None:
             return decoder.step(token_B, position_B, mask_BL, cache)
-        with decoding(self.model.config, self._cpu_attention and self.device.type == "cpu"):
+        with decoding(self.model.config, self.device.type == "cpu"):
             return self._backbone(
                 input_ids=token_B[:, None],
                 attention_mask=mask_BL[:, None, None],
@@ -419,7 +417,9 @@ def _bytes_per_position(model: PreTrainedModel) -> int:
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * dimension * model.dtype.itemsize
+    kind = model.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return 2 * config.num_hidden_layers * heads * dimension * dtype.itemsize
 
 
 def _check_supported(model: PreTrainedModel, context_length: int) -> None:

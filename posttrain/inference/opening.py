@@ -1,6 +1,7 @@
 """A saved model made ready to be asked, for rooms that do not handle models themselves."""
 
 import os
+from functools import partial
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -36,10 +37,14 @@ def open_local(
         slots=slots,
         tokenizer=tokenizer,
         share_prefixes=listed,
-        cache_bytes=_cache_bytes(policy.device) if listed else None,
+        cache_bytes=partial(cache_bytes, policy.device) if listed else None,
     )
     return sampler, tokenizer
 
 
-def _cache_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_CACHE_BYTES
+def cache_bytes(device: torch.device) -> int:
+    """What keys and values may take there: half of a GPU's memory that no tensor holds now."""
+    if device.type != "cuda":
+        return _CPU_CACHE_BYTES
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + kept) // 2

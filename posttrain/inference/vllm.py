@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from posttrain.errors import PosttrainError
 from posttrain.inference.protocols import FinishReason, Sample, SampleRequest
 from posttrain.inference.randomness import stream_key
+from posttrain.models.ranks import world_size
 
 # One process, so that new weights are handed over as tensors and not through a file or a socket.
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -23,6 +24,8 @@ class VllmSampler:
     Log-probabilities are those of the distribution sampled from (``processed_logprobs``): temperature is in them. A
     request's randomness is keyed by (seed, prompt_id, sample_index), but vLLM's draws depend on its version and on the
     device: the same bits are promised of the local engine alone.
+
+    Under torchrun every rank has an engine of its own, on the GPU of its LOCAL_RANK; all make theirs together.
 
     ``memory``: the share of a GPU's memory vLLM may take. On a CPU the cache holds 1 GiB; VLLM_CPU_KVCACHE_SPACE in the
     environment says otherwise.
@@ -49,6 +52,8 @@ class VllmSampler:
                 os.environ.setdefault(name, value)
             # After a part of a prompt vLLM turns a seeded request's generator back, which a CPU's cannot do.
             options = {"enforce_eager": True, "enable_chunked_prefill": False}
+        if world_size() > 1:  # vLLM's own executor would put every rank's engine on the first GPU
+            options["distributed_executor_backend"] = "external_launcher"
         try:
             from vllm import LLM
         except ImportError as error:
@@ -68,6 +73,7 @@ class VllmSampler:
         )
         self.context_length = int(self._engine.llm_engine.model_config.max_model_len)
         self.weight_version = weight_version
+        self._workers = tensor_parallel
         self._asleep = False
         self._names = count()
 
@@ -140,14 +146,23 @@ class VllmSampler:
         ]
 
     def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """All tensors of the model in one call; wakes vLLM if it sleeps. No cached prefix of old weights remains."""
+        """All tensors of the model, taken one by one; wakes vLLM if it sleeps. No cached prefix of old weights remains.
+
+        RuntimeError while completions run, or if a sleeping vLLM, whose weights are gone, gets none.
+        """
         if self._engine.llm_engine.has_unfinished_requests():
             raise RuntimeError("weights change while completions are running: exhaust or close generate() first")
+        left = iter(tensors)
+        first = next(left, None)
+        if first is None and self._asleep:
+            raise RuntimeError("vLLM sleeps and its weights are gone: send it all of them, not none")
         if self._asleep:
             self._engine.wake_up()
             self._asleep = False
-        named = list(tensors)
-        if named:
+        if first is not None:
+            named: Iterable[tuple[str, torch.Tensor]] = chain([first], left)
+            if self._workers > 1:  # each of them goes over all
+                named = list(named)
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
             self._engine.reset_prefix_cache()
         self.weight_version = version
@@ -160,7 +175,18 @@ class VllmSampler:
 
     def close(self) -> None:
         """Ends the engine; its memory is free again."""
-        self._engine.llm_engine.engine_core.shutdown()
+        client = self._engine.llm_engine.engine_core
+        if world_size() == 1:
+            client.shutdown()
+            return
+        # Its own shutdown, or the garbage collector's, would end torch.distributed, in which the learner's ranks go on.
+        from vllm.distributed import parallel_state
+
+        client._finalizer.detach()
+        client.engine_core.model_executor.shutdown()
+        parallel_state.destroy_model_parallel()
+        parallel_state.get_world_group().destroy()
+        parallel_state._WORLD = None
 
     def _check(self, request: SampleRequest) -> None:
         length = len(request.prompt_ids)

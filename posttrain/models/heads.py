@@ -6,7 +6,12 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from posttrain.errors import PosttrainError
 from posttrain.models.backbone import full_precision, hidden_states
@@ -84,15 +89,10 @@ def load_scorer(
 ) -> TokenScorer:
     """A saved scorer; with a ``seed``, also a policy's backbone under a fresh head drawn from it."""
     config = load_config(path, rope_positions)
-    if not any("SequenceClassification" in name for name in config.architectures or ()):
-        if seed is None:
-            raise PosttrainError(
-                f"{path} holds {config.architectures}, not a reward model: train one, or name its folder"
-            )
+    if not holds_scorer(path, config, or_policy=seed is not None):
+        assert seed is not None
         policy = load_policy(path, dtype=dtype, device=device, rope_positions=rope_positions)
         return TokenScorer.from_policy(policy, seed=seed)
-    if config.num_labels != 1:
-        raise PosttrainError(f"the classifier in {path} has {config.num_labels} labels; a reward model has 1")
     try:
         classifier = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
@@ -100,6 +100,19 @@ def load_scorer(
     except (OSError, ValueError) as reason:
         raise PosttrainError(f"the reward model in {path} cannot be loaded: {reason}") from reason
     return TokenScorer(without_dropout(classifier)).to(device).eval()
+
+
+def holds_scorer(path: str | os.PathLike, config: PreTrainedConfig, *, or_policy: bool) -> bool:
+    """Whether ``path`` holds a scorer of one label. PosttrainError if it holds neither that nor what is allowed."""
+    if not any("SequenceClassification" in name for name in config.architectures or ()):
+        if not or_policy:
+            raise PosttrainError(
+                f"{path} holds {config.architectures}, not a reward model: train one, or name its folder"
+            )
+        return False
+    if config.num_labels != 1:
+        raise PosttrainError(f"the classifier in {path} has {config.num_labels} labels; a reward model has 1")
+    return True
 
 
 def save_scorer(scorer: TokenScorer, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:

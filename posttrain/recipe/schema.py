@@ -404,7 +404,7 @@ class RLVR(ModelOptions, Learning):
     value_warmup_steps: int = Field(0, ge=0)  # first steps that train the value model alone
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_fraction: float = 0.0
-    beta: float = 0.05  # KL coefficient: in the reward (ppo, rloo) or in the loss (grpo); online_dpo: its β
+    beta: float = Field(0.05, ge=0)  # KL coefficient: in the reward (ppo, rloo), in the loss (grpo); online_dpo: its β
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
@@ -421,8 +421,9 @@ class RLVR(ModelOptions, Learning):
     rollout_actors: int = later(0, ge=0)  # Ray actors that sample; 0: the stage's own process does
     gpus_per_actor: float = later(0.0, ge=0)
     staleness: int = later(0, ge=0)  # how many steps old the weights that draw a batch may be; above 0 needs actors
-    importance_bound: Rate | None = later(2.0)  # truncated importance sampling, where sampler and learner may differ
-    whiten_advantages: bool = True
+    # Truncated importance sampling, where sampler and learner may differ; not in mode tulu3, nor of online_dpo.
+    importance_bound: Rate | None = later(2.0)
+    whiten_advantages: bool = True  # ppo; grpo: divided by the group's deviation; rloo and online_dpo have none
     clip_gradient_norm: float = 1.0
     weight_decay: float = 0.0
     micro_batch_tokens: Count = 16384

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from posttrain.verifiers.verdict import Verdict
-
 DEVIATIONS = 2.0  # standard errors of the paired difference that count as a fall
 
 
@@ -60,9 +58,9 @@ class OveroptimisationAlarm:
         return self.observe(Look(step, reward, kl, tuple(scores)))
 
     def observe(self, look: Look) -> str | None:
-        """The reason to be alarmed, or None. The best look is the one with the highest mean, the first of equals."""
+        """The reason to be alarmed, or None. The best look is beaten by a higher mean on the prompts judged in both."""
         self.looks.append(look)
-        if self.best is None or look.mean > self.best.mean:
+        if self.best is None or paired_difference(look.scores, self.best.scores)[0] > 0:
             self.best = look
         reason = self._reason(look, self.best)
         if reason is not None:
@@ -77,26 +75,22 @@ class OveroptimisationAlarm:
         before = next((earlier.reward for earlier in seen if earlier.reward is not None), None)
         if before is None or look.reward is None or look.reward <= before:
             return None
-        if look.mean < best.mean - DEVIATIONS * paired_error(look.scores, best.scores):
+        difference, error = paired_difference(look.scores, best.scores)
+        if difference < -DEVIATIONS * error:
+            right, before_right = map(fmean, zip(*judged_in_both(look.scores, best.scores), strict=True))
             return (
                 f"the reward rose from {before:.2f} to {look.reward:.2f} since step {best.step}, and held-out "
-                f"prompts answered right fell from {best.mean:.1%} to {look.mean:.1%}"
+                f"prompts answered right fell from {before_right:.1%} to {right:.1%}"
             )
         return None
 
 
-def paired_error(a: Sequence[float | None], b: Sequence[float | None]) -> float:
-    """Standard error of the mean difference of two scores of the same prompts; infinite for fewer than two."""
-    differences = [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    if len(differences) < 2:
-        return math.inf
-    return stdev(differences) / math.sqrt(len(differences))
+def paired_difference(a: Sequence[float | None], b: Sequence[float | None]) -> tuple[float, float]:
+    """Mean of a − b over the prompts that could be judged in both, and its standard error, infinite for one prompt."""
+    differences = [x - y for x, y in judged_in_both(a, b)]
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return fmean(differences) if differences else 0.0, error
 
 
-def too_many_errors(verdicts: Sequence[Sequence[Verdict]], bound: float) -> str | None:
-    """What to tell when more than ``bound`` of a step's verdicts are ``error``: the reward is then of a chosen few."""
-    errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
-    asked = sum(map(len, verdicts))
-    if len(errors) <= bound * asked:
-        return None
-    return f"{len(errors)} of {asked} verdicts are errors, over the bound of {bound:.0%}: {errors[0].detail}"
+def judged_in_both(a: Sequence[float | None], b: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -9,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from posttrain.inference.local import LocalSampler
+from posttrain.inference.opening import cache_bytes
 from posttrain.inference.protocols import Sample, Sampler, SampleRequest
 from posttrain.inference.vllm import VllmSampler
-from posttrain.models.load import context_length, load_policy, load_tokenizer
+from posttrain.models.load import load_policy, load_tokenizer
 from posttrain.models.ranks import shared_out
 from posttrain.rl.plan import RolloutPlan
 from posttrain.rl.rollouts import Rollout
@@ -22,20 +24,37 @@ EngineName = Literal["local", "vllm"]
 
 
 def build_engine(
-    engine: EngineName, folder: Path, device: str, dtype: str, version: int = 0, gpus: float = 0.0
+    engine: EngineName,
+    folder: Path,
+    device: str,
+    dtype: str,
+    *,
+    positions: int,
+    version: int = 0,
+    gpus: float = 0.0,
 ) -> Sampler:
     """The engine on its own copy of the model in ``folder``, which has the learner's vocabulary.
 
+    ``positions``: the longest prompt and response together; vLLM sets aside memory for one such request at least.
     ``gpus`` of its own; 0: it shares the learner's, and leaves it half of the memory.
     """
     if engine == "vllm":
         memory = 0.9 if gpus >= 1 else 0.45
         return VllmSampler(
-            folder, dtype=dtype, weight_version=version, memory=memory, tensor_parallel=max(1, int(gpus))
+            folder,
+            dtype=dtype,
+            context_length=positions,
+            weight_version=version,
+            memory=memory,
+            tensor_parallel=max(1, int(gpus)),
         )
-    model = load_policy(folder, device=device)
-    pad = load_tokenizer(folder).pad_token_id
-    return LocalSampler(model, pad_token_id=pad, context_length=context_length(model), weight_version=version)
+    return local_engine(load_policy(folder, device=device), load_tokenizer(folder).pad_token_id, version)
+
+
+def local_engine(model: PreTrainedModel, pad_token_id: int, version: int) -> LocalSampler:
+    """On ``model`` itself. On a GPU the cache keeps within what is free; on a CPU the bits may not hang on that."""
+    bound = partial(cache_bytes, model.device) if model.device.type == "cuda" else None
+    return LocalSampler(model, pad_token_id=pad_token_id, weight_version=version, cache_bytes=bound)
 
 
 @dataclass
@@ -98,8 +117,7 @@ class OwnProcess:
 
     def rollout(self, step: int) -> Rollout:
         with forward_precision(self.device, self.dtype):
-            drawn = self.sampler.generate(self.plan.requests(step))
-            found = self.plan.rollout(step, drawn, self.version, self.device)
+            found = self.plan.draw(step, self.sampler, self.version, self.device)
         own = self.sampler.own if isinstance(self.sampler, EveryRank) else self.sampler
         if isinstance(own, VllmSampler):
             own.sleep()

@@ -17,7 +17,7 @@ class Experience:
 
     ``ref_logp_BT`` is what the loss compares with: None in PPO and RLOO, whose KL is in the reward. The value tensors
     mean nothing where the algorithm has no value model. ``figures``: what is worth logging of them. ``pairs``: rows of
-    the chosen and of the rejected samples in online DPO, which reads nothing else but ``ref_logp_BT``.
+    the chosen and of the rejected samples in online DPO, which has weights on these alone, and reads ``ref_logp_BT``.
     """
 
     old_logp_BT: torch.Tensor
@@ -145,7 +145,9 @@ def pair_experience(
 ) -> Experience:
     """Online DPO: of each prompt the best against the worst sample."""
     pairs = best_and_worst(scores_B, rollout.group_B, weights_B)
-    whole = _of_samples(rollout, torch.zeros_like(scores_B), weights_B, old_logp_BT, ref_logp_BT, kl_in_loss=True)
+    paired_B = torch.zeros_like(weights_B)
+    paired_B[torch.cat(pairs)] = 1.0
+    whole = _of_samples(rollout, torch.zeros_like(scores_B), paired_B, old_logp_BT, ref_logp_BT, kl_in_loss=True)
     return replace(whole, pairs=pairs, figures=whole.figures | {"pairs": float(len(pairs[0]))})
 
 

@@ -78,10 +78,6 @@ class UpdateFigures:
         self._sums["pair_loss"] += loss.detach()
         self._sums["pairs_learned"] += count
 
-    @property
-    def probed(self) -> bool:
-        return "logp_gap" in self._sums
-
     def gap(self, logp_BT: torch.Tensor, sampler_logp_BT: torch.Tensor, response_BT: torch.Tensor) -> None:
         """|learner's − sampler's log-probability| of the response tokens, at the weights that sampled them."""
         self._sums["logp_gap"] += (logp_BT.detach() - sampler_logp_BT).abs().masked_fill(~response_BT, 0.0).sum()

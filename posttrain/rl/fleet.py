@@ -73,7 +73,7 @@ def _tensors(weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, torch.Ten
 class Fleet:
     """A `RolloutSource` of ``actors`` Ray actors, for steps ``first`` … ``steps`` − 1.
 
-    ``build`` makes an actor's engine there, on ``actor_device``; ``device`` is the learner's. ``score``: the learner's
+    ``build`` makes an actor's engine there, on ``device``, as is the learner. ``score``: the learner's
     log-probabilities of sequences, with which the actors' are compared after every sync (``logp_gap``, the mean |Δ|
     over the tokens of ``probe``). ``note`` is told what a wait of more than a few seconds waits for. Uses the cluster
     of RAY_ADDRESS, or a local one that ends with it.
@@ -92,7 +92,6 @@ class Fleet:
         first: int,
         steps: int,
         device: str,
-        actor_device: str,
         dtype: str,
         gpus_per_actor: float = 0.0,
         note: Callable[[str], None] = lambda message: None,
@@ -100,8 +99,7 @@ class Fleet:
         self.ray = _ray()
         self.plan, self.policy, self.score, self.probe = plan, policy, score, probe
         self.staleness, self.steps, self.dtype = staleness, steps, dtype
-        self.device, self.actor_device = device, actor_device
-        self.note = note
+        self.device, self.note = device, note
         self.figures: dict[str, float] = {}
         self.processes: dict[int, int] = {}  # actor → its process id when it was last heard of
         self._drawing: dict[int, tuple[int, dict[Any, int]]] = {}  # step → version, part of the batch → actor
@@ -142,7 +140,7 @@ class Fleet:
         remote = self.ray.remote(
             num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS, scheduling_strategy=place
         )
-        return remote(RolloutActor).remote(build, self.actor_device, self.dtype)
+        return remote(RolloutActor).remote(build, self.device, self.dtype)
 
     def learned(self, version: int) -> None:
         """Hands out what may be drawn with these weights: every step up to ``version`` + staleness."""

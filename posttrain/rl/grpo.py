@@ -16,7 +16,8 @@ def group_advantages(
 
     ``group_B`` numbers the prompt of each sample; members of a group need not be neighbours. Samples of weight 0 (an
     infrastructure error) count in no mean and get 0. A group that all scored the same gets 0: it trains nothing, and
-    its tokens stay in the denominator.
+    its tokens stay in the denominator. That is asked of the scores, as the mean of equal numbers can be an ulp off, and
+    an ulp divided by a "deviation" of an ulp is 1.
     """
     counted_B = weights_B > 0
     groups = int(group_B.max()) + 1 if len(group_B) else 0
@@ -27,7 +28,12 @@ def group_advantages(
         counts_G = torch.zeros_like(sums_G).index_add_(0, group_B, counted_B.to(x_B.dtype))
         return (sums_G / counts_G.clamp(min=1))[group_B]
 
-    centred_B = torch.where(counted_B, scores_B - group_mean(scores_B), 0.0)
+    def highest(x_B: torch.Tensor) -> torch.Tensor:
+        counted = torch.where(counted_B, x_B, float("-inf"))
+        return x_B.new_full((groups,), float("-inf")).scatter_reduce(0, group_B, counted, "amax")[group_B]
+
+    differ_B = counted_B & (highest(scores_B) > -highest(-scores_B))
+    centred_B = torch.where(differ_B, scores_B - group_mean(scores_B), 0.0)
     if not divide_by_std:
         return centred_B
     return centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)

@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.errors import PosttrainError
 from posttrain.inference.protocols import Sampler
-from posttrain.rl.buffer import Prompt, Visit
+from posttrain.rl.plan import RolloutPlan
+from posttrain.rl.prompts import Prompt
 from posttrain.rl.rewards import joint_outcome, verify_rollout
-from posttrain.rl.rollouts import collect_rollout
 from posttrain.verifiers.pool import VerifierPool
 
 
@@ -27,18 +27,18 @@ def heldout_scores(
 
     None where a verifier broke; PosttrainError when it broke everywhere.
     """
-    rollout = collect_rollout(
-        sampler,
-        [Visit(number, prompt) for number, prompt in enumerate(prompts)],
+    plan = RolloutPlan(
+        prompts,
         seed=0,
+        prompts_per_step=len(prompts),
         samples_per_prompt=1,
         temperature=0.0,
         max_response_tokens=max_response_tokens,
-        stop_token_ids=[tokenizer.eos_token_id],
+        stop_token_ids=(tokenizer.eos_token_id,),
         pad_token_id=tokenizer.pad_token_id,
-        weight_version=weight_version,
-        device=device,
+        shuffled=False,
     )
+    rollout = plan.draw(0, sampler, weight_version, device)
     verdicts = verify_rollout(pool, rollout, tokenizer)
     outcomes = [joint_outcome(of_sample) for of_sample in verdicts]
     if all(outcome == "error" for outcome in outcomes):

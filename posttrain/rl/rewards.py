@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.errors import PosttrainError
 from posttrain.models.ranks import shared_out
 from posttrain.rl.rollouts import Rollout
 from posttrain.rl.seeds import derived_seed
@@ -38,6 +39,24 @@ def joint_outcome(verdicts: Sequence[Verdict]) -> Outcome:
         if outcome in outcomes:
             return outcome
     return "correct"
+
+
+def verifier_errors(verdicts: Sequence[Sequence[Verdict]]) -> list[Verdict]:
+    """Those that say nothing of an answer, as the verifier broke. PosttrainError if no sample could be judged."""
+    errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
+    if errors and all(joint_outcome(of_sample) == "error" for of_sample in verdicts):
+        raise PosttrainError(
+            f"not one of {len(verdicts)} answers could be judged, so nothing can be learned; "
+            f"the verifier says: {errors[0].detail}"
+        )
+    return errors
+
+
+def too_many_errors(errors: Sequence[Verdict], asked: int, bound: float) -> str | None:
+    """What to tell when more than ``bound`` of the verdicts are errors: the reward is then of a chosen few."""
+    if len(errors) <= bound * asked:
+        return None
+    return f"{len(errors)} of {asked} verdicts are errors, over the bound of {bound:.0%}: {errors[0].detail}"
 
 
 def verified_shares(

@@ -1,4 +1,4 @@
-"""Prompts × samples through a `Sampler`, as the right-padded tensors that the learner works on."""
+"""Finished samples as the right-padded tensors that the learner works on."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from posttrain.data.rows import VerifiablePrompt
-from posttrain.inference.protocols import Sample, Sampler, SampleRequest, SamplingParameters
-from posttrain.rl.buffer import Visit
-from posttrain.rl.seeds import derived_seed
+from posttrain.inference.protocols import Sample, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -31,63 +29,6 @@ class Rollout:
     @property
     def response_tokens(self) -> int:
         return sum(map(len, self.responses))
-
-
-def sample_requests(
-    batch: Sequence[Visit],
-    seed: int,
-    *,
-    samples_per_prompt: int,
-    temperature: float,
-    max_response_tokens: int,
-    stop_token_ids: Sequence[int],
-) -> list[SampleRequest]:
-    """One request per sample, neighbours sharing a prompt. Each visit has its own seed, so that no two repeat."""
-    return [
-        SampleRequest(
-            prompt_id=visit.prompt.row.id,
-            sample_index=sample_index,
-            prompt_ids=visit.prompt.token_ids,
-            sampling=SamplingParameters(
-                temperature=temperature,
-                max_tokens=max_response_tokens,
-                stop_token_ids=tuple(stop_token_ids),
-                seed=derived_seed(seed, "rollout", visit.number),
-            ),
-        )
-        for visit in batch
-        for sample_index in range(samples_per_prompt)
-    ]
-
-
-def collect_rollout(
-    sampler: Sampler,
-    batch: Sequence[Visit],
-    seed: int,
-    *,
-    samples_per_prompt: int,
-    temperature: float,
-    max_response_tokens: int,
-    stop_token_ids: Sequence[int],
-    pad_token_id: int,
-    weight_version: int,
-    device: str | torch.device = "cpu",
-) -> Rollout:
-    """Samples every visit of the batch, whatever order the sampler finishes in. Same call, same rollout.
-
-    RuntimeError if a request stays unanswered, or if other weights than ``weight_version`` drew an answer.
-    """
-    requests = sample_requests(
-        batch,
-        seed,
-        samples_per_prompt=samples_per_prompt,
-        temperature=temperature,
-        max_response_tokens=max_response_tokens,
-        stop_token_ids=stop_token_ids,
-    )
-    samples = ordered(requests, sampler.generate(requests), weight_version)
-    rows = tuple(visit.prompt.row for visit in batch for _ in range(samples_per_prompt))
-    return pad_samples(rows, samples, samples_per_prompt, pad_token_id, device)
 
 
 def ordered(requests: Sequence[SampleRequest], samples: Iterable[Sample], weight_version: int) -> list[Sample]:

@@ -2,11 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,23 +13,31 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
-from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
+from posttrain.inference.protocols import Sampler
 from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, save_model
 from posttrain.models.ranks import rank, world_size
-from posttrain.rl.alarm import OveroptimisationAlarm, too_many_errors
-from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine
+from posttrain.rl.alarm import OveroptimisationAlarm
+from posttrain.rl.engines import EveryRank, OwnProcess, RolloutSource, build_engine, local_engine
 from posttrain.rl.figures import first_and_last, rollout_figures
 from posttrain.rl.fleet import Fleet
 from posttrain.rl.forward import over_rollout, parts, state_values
 from posttrain.rl.heldout import heldout_scores
 from posttrain.rl.plan import RolloutPlan
 from posttrain.rl.probe import GapWatch
-from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verified_shares, verify_rollout
+from posttrain.rl.rewards import (
+    joint_outcome,
+    sample_scores,
+    shuffled,
+    too_many_errors,
+    verified_shares,
+    verifier_errors,
+    verify_rollout,
+)
 from posttrain.rl.rollouts import Rollout
 from posttrain.stages.base import StageContext
-from posttrain.stages.rlvr_inputs import TRAINED, Models, check, load_heldout, load_models, load_prompts
+from posttrain.stages.rlvr_inputs import TRAINED, Models, check, check_device, load_heldout, load_models, load_prompts
 from posttrain.stages.rlvr_learning import Optimizers, gather_experience, learn
 from posttrain.training.checkpoint import load_latest, save_checkpoint
 from posttrain.training.determinism import make_deterministic
@@ -40,9 +47,8 @@ from posttrain.training.optimizer import build_adamw
 from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
-from posttrain.verifiers.verdict import Verdict
 
-VERSION = 2
+VERSION = 3
 RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync
@@ -52,11 +58,7 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = context.settings
     make_deterministic(context.seed)
     check(settings)
-    if context.device == "cpu" and settings.dtype != "float32":
-        raise PosttrainError(
-            f"stage {context.name}: dtype is {settings.dtype}, but on a CPU RLVR runs in float32, where the sampler's "
-            "log-probabilities are the learner's to 1e-5"
-        )
+    check_device(settings, context.device)
     tokenizer, models = load_models(context)
     prompts, rows = load_prompts(context, tokenizer, context_length(models["policy"]))
     heldout = load_heldout(context, tokenizer, context_length(models["policy"]), {p.token_ids for p in prompts})
@@ -66,13 +68,14 @@ def run(context: StageContext) -> dict[str, Any]:
     resumed = load_latest(context.checkpoints, modules=trained, optimizers=optimizers)
     done, state = resumed or (0, {"trained_tokens": 0, "verifier_errors": 0, "probes_over": 0})
     log = MetricsLog(context.checkpoints / "metrics.jsonl", done) if rank() == 0 else None
+    if log:
+        log.follow(context.name)
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
     sampler: LocalSampler | EveryRank  # of the held-out prompts
     if world_size() == 1:
-        sampler = LocalSampler(models["policy"], pad_token_id=tokenizer.pad_token_id, weight_version=done)
+        sampler = local_engine(models["policy"], tokenizer.pad_token_id, done)
     else:
-        folder = engine_folder(context, models["policy"], tokenizer)
-        sampler = EveryRank(build_engine(settings.engine, folder, context.device, settings.dtype, done))
+        sampler = EveryRank(engine_builder(context, models["policy"], tokenizer, done)(context.device))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))
 
     context.progress.start("RLVR", settings.steps, "steps", done=done)
@@ -100,6 +103,8 @@ def run(context: StageContext) -> dict[str, Any]:
 
         def look(step: int) -> None:
             """Asks the held-out prompts; tells of over-optimisation; puts the best weights so far aside."""
+            if isinstance(sampler, LocalSampler):  # it samples the learner's own module
+                sampler.update_weights((), step)
             with forward_precision(context.device, settings.dtype):
                 scores = heldout_scores(
                     sampler,
@@ -133,8 +138,13 @@ def run(context: StageContext) -> dict[str, Any]:
             # Verify: verdicts become one score and one weight per sample.
             verdicts = verify_rollout(pool, rollout, tokenizer)
             outcomes = [joint_outcome(of_sample) for of_sample in verdicts]
-            state["verifier_errors"] += report_errors(context, verdicts, first=state["verifier_errors"] == 0)
-            if too_many := too_many_errors(verdicts, settings.verifier_error_bound):
+            errors = verifier_errors(verdicts)
+            if errors and state["verifier_errors"] == 0:
+                context.progress.note(
+                    f"answers that cannot be judged train nothing ({len(errors)} so far): {errors[0].detail}"
+                )
+            state["verifier_errors"] += len(errors)
+            if too_many := too_many_errors(errors, sum(map(len, verdicts)), settings.verifier_error_bound):
                 context.progress.note(f"step {step + 1}: {too_many}")
                 state["verifier_alarms"] = state.get("verifier_alarms", 0) + 1
             scores_B, weights_B = sample_scores(
@@ -155,11 +165,10 @@ def run(context: StageContext) -> dict[str, Any]:
             figures |= experience.figures | learn(context, models, optimizers, rollout, experience, step)
             figures |= source.figures  # an actor's gap was measured at its own weights
             learned = time.perf_counter()
-            sampler.update_weights((), step + 1)
             source.learned(step + 1)
             synced = time.perf_counter()
 
-            state["trained_tokens"] += rollout.response_tokens * settings.epochs
+            state["trained_tokens"] += int(experience.policy_weights_BT.sum()) * settings.epochs
             if heldout:
                 alarm.record(figures["score"], figures.get("kl_sample", 0.0))
                 state["alarm"] = alarm.state()
@@ -222,13 +231,11 @@ def rollout_source(
         return OwnProcess(sampler, plan, context.device, settings.dtype, done, policy)
     if settings.engine == "local" and settings.rollout_actors == 0:
         return OwnProcess(sampler, plan, context.device, settings.dtype, done)
-    folder = engine_folder(context, policy, tokenizer)
-    build = partial(build_engine, settings.engine, folder, dtype=settings.dtype, version=done)
+    build = engine_builder(context, policy, tokenizer, done)
     if settings.rollout_actors == 0:
         return OwnProcess(build(context.device), plan, context.device, settings.dtype, done, policy)
-    actor_device = context.device if settings.gpus_per_actor > 0 else "cpu"
     return Fleet(
-        partial(build, actor_device, gpus=settings.gpus_per_actor),
+        partial(build, context.device, gpus=settings.gpus_per_actor),
         plan,
         policy,
         sampler.score,
@@ -238,15 +245,17 @@ def rollout_source(
         first=done,
         steps=settings.steps,
         device=context.device,
-        actor_device=actor_device,
         dtype=settings.dtype,
         gpus_per_actor=settings.gpus_per_actor,
         note=context.progress.note,
     )
 
 
-def engine_folder(context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """The policy with its tokens, for engines that begin with a model folder."""
+def engine_builder(
+    context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, done: int
+) -> Callable[..., Sampler]:
+    """Makes an engine on a device, from a folder that holds the policy with its tokens."""
+    settings = context.settings
     folder = context.checkpoints / "engine"
     there = folder.exists()
     wait_for_ranks()  # all have looked
@@ -256,7 +265,8 @@ def engine_folder(context: StageContext, policy: PreTrainedModel, tokenizer: Pre
         if rank() == 0:
             part.rename(folder)
         wait_for_ranks()
-    return folder
+    positions = min(context_length(policy), settings.max_prompt_tokens + settings.max_response_tokens)
+    return partial(build_engine, settings.engine, folder, dtype=settings.dtype, positions=positions, version=done)
 
 
 def reward_scores(context: StageContext, models: Models, rollout: Rollout) -> torch.Tensor | float:
@@ -269,16 +279,3 @@ def reward_scores(context: StageContext, models: Models, rollout: Rollout) -> to
     # Entry t holds the score at token t − 1: one past the end stands what was scored at the last token.
     ends_B = torch.tensor(rollout.lengths, device=scores_BT.device)
     return context.settings.reward_model_weight * scores_BT.gather(1, ends_B[:, None]).squeeze(1)
-
-
-def report_errors(context: StageContext, verdicts: Sequence[Sequence[Verdict]], first: bool) -> int:
-    """How many answers could not be judged; says why at the first time, and stops when it is all of a batch."""
-    errors = [verdict for of_sample in verdicts for verdict in of_sample if verdict.outcome == "error"]
-    if errors and all(joint_outcome(of_sample) == "error" for of_sample in verdicts):
-        raise PosttrainError(
-            f"stage {context.name}: not one of {len(verdicts)} answers could be judged, so nothing can be learned; "
-            f"the verifier says: {errors[0].detail}"
-        )
-    if errors and first:
-        context.progress.note(f"answers that cannot be judged train nothing ({len(errors)} so far): {errors[0].detail}")
-    return len(errors)

@@ -18,7 +18,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer, load_scorer
 from posttrain.models.load import fit_vocabulary, load_policy, load_tokenizer
 from posttrain.models.ranks import world_size
-from posttrain.rl.buffer import Prompt, admit_prompts
+from posttrain.rl.prompts import Prompt, admit_prompts
 from posttrain.sandbox.sandbox import Sandbox
 from posttrain.stages.base import StageContext
 from posttrain.training.build import sharded_judge, trained_policy
@@ -43,8 +43,39 @@ Models = dict[str, Any]  # "policy"; "value" in PPO; frozen: "reference" when be
 TRAINED = ("policy", "value")
 
 
+def check_device(settings: Any, device: str) -> None:
+    """Refuses what would run wrongly, or on the wrong device."""
+    if device == "cpu" and settings.dtype != "float32":
+        raise PosttrainError(
+            f"dtype is {settings.dtype}, but on a CPU RLVR runs in float32, where the sampler's log-probabilities are "
+            "the learner's to 1e-5"
+        )
+    if device == "cuda" and settings.rollout_actors > 0 and settings.gpus_per_actor == 0:
+        raise PosttrainError(
+            "rollout_actors without a GPU would draw on one CPU thread each while the learner's GPU waits: set "
+            "gpus_per_actor (1, or a part of one that several share)"
+        )
+
+
 def check(settings: Any) -> None:
-    """Refuses settings that would train nothing."""
+    """Refuses settings that would train nothing, or that nothing would heed."""
+    for heeded, reason in (
+        (settings.gpus_per_actor == 0 or settings.rollout_actors > 0, "gpus_per_actor is of rollout_actors: set both"),
+        (
+            settings.reward_model_weight == 1 or settings.reward_model is not None,
+            "reward_model_weight weighs the score of reward_model: name one",
+        ),
+        (
+            settings.algorithm == "ppo" or settings.value_model is None,
+            f"algorithm {settings.algorithm} has no value model: set value_model to null",
+        ),
+        (
+            settings.algorithm == "ppo" or settings.value_warmup_steps == 0,
+            f"algorithm {settings.algorithm} has no value model to warm up: set value_warmup_steps to 0",
+        ),
+    ):
+        if not heeded:
+            raise PosttrainError(reason)
     if settings.temperature <= 0:
         raise PosttrainError(f"temperature is {settings.temperature}: RLVR must sample; give a temperature above 0")
     if settings.algorithm in ("grpo", "rloo", "online_dpo") and settings.samples_per_prompt < 2:
@@ -118,15 +149,14 @@ def load_over_ranks(context: StageContext, tokenizer: PreTrainedTokenizerBase) -
     how = OverRanks(settings.rope_positions, settings.dtype, settings.activation_checkpointing)
     path = context.resolve(settings.model)
 
-    def judge(setting: str) -> TokenScorer:
-        folder = judge_folder(context, setting, tokenizer)
-        return sharded_judge(folder, tokenizer, how, device)
+    def judge(setting: str, seed: int | None = None) -> TokenScorer:
+        return sharded_judge(judge_folder(context, setting, tokenizer), tokenizer, how, device, seed=seed)
 
     models: Models = {"policy": trained_policy(path, tokenizer, how, device)}
     if settings.beta > 0:
         models["reference"] = trained_policy(path, tokenizer, how, device).requires_grad_(False)
     if settings.algorithm == "ppo":
-        models["value"] = judge("value_model")
+        models["value"] = judge("value_model", context.seed)
     if settings.reward_model is not None:
         models["reward"] = judge("reward_model").requires_grad_(False)
     return models
@@ -155,7 +185,7 @@ def judge_folder(context: StageContext, setting: str, tokenizer: PreTrainedToken
     path = context.resolve(getattr(context.settings, setting))
     if not load_tokenizer(path).get_vocab().items() <= tokenizer.get_vocab().items():
         raise PosttrainError(
-            f"stage {context.name}: {setting} {path} reads other token ids than the policy; take a reward model that "
+            f"{setting} {path} reads other token ids than the policy; take a reward model that "
             "was trained from the same family"
         )
     return path
@@ -173,10 +203,10 @@ def load_heldout(
     if too_long:
         context.progress.note(f"{len(too_long)} held-out prompts are too long and never asked")
     if not prompts:
-        raise PosttrainError(f"stage {context.name}: heldout {settings.heldout} holds no prompt that fits")
+        raise PosttrainError(f"heldout {settings.heldout} holds no prompt that fits")
     if shared := sum(prompt.token_ids in trained_on for prompt in prompts):
         raise PosttrainError(
-            f"stage {context.name}: {shared} of the {len(prompts)} prompts of heldout {settings.heldout} are among "
+            f"{shared} of the {len(prompts)} prompts of heldout {settings.heldout} are among "
             "those trained on; hold out rows of their own"
         )
     check_verifiers(context, prompts)
@@ -215,14 +245,14 @@ def load_prompts(
         )
     if not prompts:
         raise PosttrainError(
-            f"stage {context.name}: all {len(set_aside)} prompts are too long ({set_aside[0]['reason']}); raise "
+            f"all {len(set_aside)} prompts are too long ({set_aside[0]['reason']}); raise "
             "max_prompt_tokens, lower max_response_tokens, or load the model with more rope_positions"
         )
     check_verifiers(context, prompts)
     longest = max(len(prompt.token_ids) for prompt in prompts) + settings.max_response_tokens
     if longest > settings.micro_batch_tokens:
         raise PosttrainError(
-            f"stage {context.name}: a prompt and its response may take {longest} tokens, more than micro_batch_tokens "
+            f"a prompt and its response may take {longest} tokens, more than micro_batch_tokens "
             f"({settings.micro_batch_tokens}); raise it"
         )
     return prompts, {"prompts": len(prompts), "too_long": len(set_aside), "rejected": rejects.count}

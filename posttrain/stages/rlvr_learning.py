@@ -56,16 +56,18 @@ def gather_experience(
         forward = partial(policy_logprobs, models[name], rollout, temperature=settings.temperature)
         return over_rollout(forward, rollout, whole)
 
-    corrected = not tulu3 and settings.importance_bound is not None and may_differ(settings)
+    paired = settings.algorithm == "online_dpo"  # which weighs nothing by what the old policy thought
+    corrected = not tulu3 and not paired and settings.importance_bound is not None and may_differ(settings)
     with forward_precision(context.device, settings.dtype):
         # The old policy is the sampler itself; as published, or to correct for it, the learner's recomputation of it.
-        old_logp_BT = logprobs("policy") if tulu3 or corrected else rollout.sampler_logp_BT
+        recomputed = corrected or (tulu3 and not paired)
+        old_logp_BT = logprobs("policy") if recomputed else rollout.sampler_logp_BT
         ref_logp_BT = logprobs("reference") if "reference" in models else None
         values_BT = None
         if "value" in models:
             values_BT = over_rollout(partial(state_values, models["value"], rollout), rollout, whole)
     batch = (rollout, scores_B, weights_B, old_logp_BT, ref_logp_BT)
-    if settings.algorithm == "online_dpo":
+    if paired:
         return pair_experience(*batch)
     if settings.algorithm == "grpo":
         experience = grpo_experience(*batch, divide_by_std=settings.whiten_advantages)
@@ -113,8 +115,8 @@ def learn_pairs(
     worth = pairs_worth_a_token([models["policy"]])
     assert experience.ref_logp_BT is not None and experience.pairs is not None
     ref_logp_B = experience.ref_logp_BT.masked_fill(~rollout.response_BT, 0.0).sum(1)
-    paired_B = torch.zeros(len(rollout.rows), dtype=torch.bool, device=ref_logp_B.device)
-    paired_B[torch.cat(experience.pairs)] = True
+    paired_B = experience.policy_weights_BT.any(1).tolist()
+    stepped = False  # until then these are the weights that sampled
     for epoch in range(settings.epochs):
         order_seed = derived_seed(context.seed, "minibatches", step, epoch)
         for rows in minibatches(rollout.group_B, settings.minibatches, order_seed):
@@ -132,9 +134,10 @@ def learn_pairs(
                     logp_bT = policy_logprobs(models["policy"], rollout, part, settings.temperature)
                 pull = (derivative_B[part.rows_b] * logp_bT.sum(1)).sum() * (not part.filler)
                 scaled_loss(pull, chosen_P.numel(), world_size()).backward()
-                if epoch == 0 and not figures.probed and not part.filler:  # still the weights that sampled
+                if not stepped and not part.filler:
                     figures.gap(logp_bT, part.of(rollout.sampler_logp_BT), part.of(rollout.response_BT))
             if split:
+                stepped = True
                 figures.gradient_norm("policy", update("policy", context, models, optimizers, step))
     return figures.means()
 
@@ -212,7 +215,7 @@ def update(name: str, context: StageContext, models: Models, optimizers: Optimiz
     norm = float(clip_gradients(models[name].parameters(), settings.clip_gradient_norm))
     if not math.isfinite(norm):
         raise PosttrainError(
-            f"stage {context.name}, step {step + 1}: the gradient of the {name} model is not finite. Lower its "
+            f"step {step + 1}: the gradient of the {name} model is not finite. Lower its "
             f"learning rate; the last good checkpoint is in {context.checkpoints}"
         )
     base, first = settings.learning_rate, 0

@@ -20,7 +20,7 @@ from transformers import (
 
 from posttrain.errors import PosttrainError
 from posttrain.models.fused import fuse
-from posttrain.models.heads import TokenScorer, fresh_head
+from posttrain.models.heads import TokenScorer, fresh_head, holds_scorer
 from posttrain.models.load import fit_vocabulary, load_config, load_policy, without_dropout
 from posttrain.models.packed_rows import PACKED
 from posttrain.models.ranks import world_size
@@ -100,10 +100,18 @@ def trained_scorer(
 
 
 def sharded_judge(
-    folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings, device: str
+    folder: str | os.PathLike,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    device: str,
+    *,
+    seed: int | None = None,
 ) -> TokenScorer:
-    """The scorer saved in ``folder``, fitted to ``tokenizer``, spread over the ranks."""
+    """The scorer saved in ``folder``, fitted to ``tokenizer``, spread over the ranks; ``seed`` as for `load_scorer`."""
     config = load_config(folder, settings.rope_positions)
+    if not holds_scorer(folder, config, or_policy=seed is not None):
+        assert seed is not None
+        return trained_scorer(folder, tokenizer, settings, device, seed=seed)
     with torch.device("meta"):
         classifier = AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa"

@@ -4,7 +4,7 @@ Besides, if the environment asks: POSTTRAIN_TENSORBOARD names a folder, POSTTRAI
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,19 @@ class MetricsLog:
     def append(self, step: int, **figures: Any) -> None:
         self._file.append({"step": step, **figures})
         for follower in self._followers:
-            follower(step, {name: value for name, value in figures.items() if value is not None})
+            follower(step, dict(_flat(figures)))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _flat(figures: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Figures in a figure become ``group/name``; those that are None are left out."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{name}/")
+        elif value is not None:
+            yield group + name, value
 
 
 def _tensorboard(folder: str, name: str) -> Callable[[int, dict[str, float]], None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Generator
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,8 @@ from scipy import stats
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from posttrain.errors import PosttrainError
+from posttrain.inference import local
+from posttrain.inference.cache import SlotCache
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sample, SampleRequest, SamplingParameters
 
@@ -57,10 +60,13 @@ def full_forward_logprobs(model, prompt, answer, temperature=1.0) -> torch.Tenso
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
 @pytest.mark.parametrize("slots", [1, 5, 64])
-@pytest.mark.parametrize("cpu_attention", [True, False])
-def test_logprobs_equal_a_full_forward(tiny, key_heads, slots, cpu_attention):
+@pytest.mark.parametrize("device", ["cpu", "any"])
+def test_logprobs_equal_a_full_forward(tiny, key_heads, slots, device, monkeypatch):
+    if device == "any":  # as on one that has no attention of its own here
+        monkeypatch.setattr(local, "can_write_out", lambda model: False)
+        monkeypatch.setattr(local, "decoding", lambda config, enabled: nullcontext())
     model = tiny(key_heads)
-    sampler = LocalSampler(model, pad_token_id=0, slots=slots, cpu_attention=cpu_attention)
+    sampler = LocalSampler(model, pad_token_id=0, slots=slots)
     asked = requests(12, samples=2, temperature=0.7)
     answers = by_key(sampler.generate(asked))
     assert len(answers) == len(asked)
@@ -358,16 +364,30 @@ def test_a_common_beginning_is_computed_once(tiny, monkeypatch):
     assert sum(fed) <= 100 + 16 * 3
 
 
+def test_under_autocast_keys_are_kept_in_as_few_bytes_as_values(model, monkeypatch):
+    kept = set()
+    new_room = SlotCache._new_room
+    monkeypatch.setattr(SlotCache, "_new_room", lambda cache, like: kept.add(like.dtype) or new_room(cache, like))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(list(LocalSampler(model, pad_token_id=0).generate(requests(3)))) == 3
+    assert kept == {torch.bfloat16}
+
+
 def test_the_cache_is_held_within_its_bytes(tiny, monkeypatch):
     model = tiny(2, positions=256)
     asked = [SampleRequest(f"p{i}", 0, (7,) * (40 + i), SamplingParameters(max_tokens=10)) for i in range(30)]
-    rows = []
+    rows, resize = [], SlotCache._resize
     forward = model.get_decoder().forward
     monkeypatch.setattr(
         model.get_decoder(), "forward", lambda **given: rows.append(len(given["input_ids"])) or forward(**given)
     )
     config = model.config
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    allowed = 5 * 79 * position + 1  # the longest prompt has 69 tokens and 10 to come
-    answers = list(LocalSampler(model, pad_token_id=0, cache_bytes=allowed).generate(asked))
+    allowed = 5 * (79 + 79 // 4 + 8) * position + 1  # the longest prompt has 69 tokens and 10 to come
+    held = []
+    monkeypatch.setattr(
+        SlotCache, "_resize", lambda cache, room: resize(cache, room) or held.append(room * cache.slots * position)
+    )
+    answers = list(LocalSampler(model, pad_token_id=0, cache_bytes=lambda: allowed).generate(asked))
     assert len(answers) == 30 and max(rows) == 5
+    assert allowed // 2 < max(held) <= allowed

@@ -138,7 +138,7 @@ def test_concurrency_adapts_to_the_server(start, endpoint, tmp_path):
     made = endpoint(url, concurrency=24)
     with Journal(tmp_path / "j.jsonl") as journal:
         assert len(list(ask_stream(made, requests(300), journal))) == 300
-    assert made._admission.peak == 24  # grew from 8 to its limit
+    assert made._admission.limit == 24  # grew from 8 to its limit
     assert not made.account.failures
 
 

@@ -1,14 +1,22 @@
 """The vLLM adapter against full forwards of transformers: `make test-vllm`, in an environment of its own."""
 
+import gc
 import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.errors import PosttrainError
-from posttrain.inference.protocols import SampleRequest, SamplingParameters
+from posttrain.inference.protocols import Sample, SampleRequest, SamplingParameters
+from posttrain.inference.vllm import VllmSampler
+from posttrain.rl.engines import EveryRank
 from tests.inference.test_local import by_key, full_forward_logprobs, requests
+from tests.training.rank_work import on_ranks
 
 pytest.importorskip("vllm", reason="run by `make test-vllm`")
 pytestmark = pytest.mark.long
@@ -50,8 +58,6 @@ def folder(model, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sampler(folder):
-    from posttrain.inference.vllm import VllmSampler
-
     os.environ["HF_HUB_OFFLINE"] = "1"
     sampler = VllmSampler(folder, context_length=64)
     yield sampler
@@ -125,6 +131,55 @@ def test_new_weights_are_the_ones_sampled_and_no_cached_prefix_survives(sampler,
     assert gap(other, samples) < BOUND < gap(model, samples)
     sampler.update_weights(model.named_parameters(), 8)
     assert gap(model, list(sampler.generate(wanted))) < BOUND
+
+
+def test_weights_are_taken_one_by_one(sampler, model):
+    """Of a model that is gathered for it, no more than about a layer is ever whole."""
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal most
+        for name, weight in model.named_parameters():
+            whole = weight.detach().clone()
+            alive.append(weakref.ref(whole))
+            yield name, whole
+            del whole
+            most = max(most, sum(one() is not None for one in alive))
+
+    sampler.update_weights(gathered(), 9)
+    assert len(alive) == 21 and most <= 10
+    assert gap(model, list(sampler.generate(requests(4)))) < BOUND
+
+
+def test_a_sleeping_engine_wants_all_its_weights(sampler, monkeypatch):
+    monkeypatch.setattr(sampler, "_asleep", True)
+    with pytest.raises(RuntimeError, match="weights are gone"):
+        sampler.update_weights((), 10)
+
+
+def drawn_by_ranks(folder: Path) -> tuple[list[Sample], list[int]]:
+    """What engines in all ranks drew together, and which device of its machine each rank's stands on."""
+    this = dist.get_rank()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "RANK": str(this), "LOCAL_RANK": str(this)}
+    places = [-1, -1]
+    samples: list[Sample] = []
+    for _ in range(2):  # a later stage makes engines anew
+        own = VllmSampler(folder, context_length=64)
+        samples += EveryRank(own).generate(requests(3, samples=2, seed=len(samples)))
+        dist.all_gather_object(places, own._engine.collective_rpc(lambda worker: worker.local_rank)[0])
+        own.close()
+        del own
+        gc.collect()
+        dist.barrier()  # the learner's ranks go on
+    return samples, places
+
+
+def test_each_rank_has_an_engine_on_a_device_of_its_own(folder, model, tmp_path):
+    samples, places = on_ranks(2, tmp_path / "ranks", drawn_by_ranks, folder)
+    assert places == [0, 1]
+    assert len(samples) == 12 and by_key(samples).keys() == {(r.prompt_id, r.sample_index) for r in requests(3, 2)}
+    assert gap(model, samples) < BOUND
 
 
 def test_a_prompt_without_room_is_refused_by_name(sampler):

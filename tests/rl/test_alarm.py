@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from posttrain.rl.alarm import Look, OveroptimisationAlarm, paired_error
+from posttrain.rl.alarm import Look, OveroptimisationAlarm, paired_difference
 
 
 def looks(rewards, shares, prompts=200, kls=None, seed=0):
@@ -61,7 +61,15 @@ def test_before_the_first_interval_there_is_no_reward_to_have_risen_from():
 def test_a_prompt_that_could_not_be_judged_counts_neither_way():
     look = Look(0, None, None, (1.0, None, 0.0, 1.0))
     assert look.mean == pytest.approx(2 / 3)
-    assert paired_error([1, None, 0, 0, 1], [0, 1, 0, 1, 1]) == paired_error([1, 0, 0, 1], [0, 0, 1, 1])
+    assert paired_difference([1, None, 0, 0, 1], [0, 1, 0, 1, 1]) == paired_difference([1, 0, 0, 1], [0, 0, 1, 1])
+
+
+def test_a_verifier_that_breaks_on_a_prompt_neither_raises_the_alarm_nor_makes_the_best():
+    """After the second look no answer changes: a right one is not judged in the third, two wrong ones in the fourth."""
+    alarm = OveroptimisationAlarm()
+    scores = [(1, 0, 0, 0), (1, 1, 0, 0), (1, None, 0, 0), (1, 1, None, None)]
+    found = reasons(alarm, [Look(10 * i, float(i), 0.5, of_look) for i, of_look in enumerate(scores)])
+    assert found == [None] * 4 and alarm.best is alarm.looks[1]
 
 
 def test_kl_over_its_bound_is_reported_whatever_the_scores():
@@ -84,5 +92,5 @@ def test_a_restart_remembers_the_best():
 
 def test_the_error_is_that_of_paired_differences():
     # Differences 1, 0, −1, 0: mean 0, variance 2/3.
-    assert paired_error([1, 0, 0, 1], [0, 0, 1, 1]) == pytest.approx(math.sqrt(2 / 3 / 4))
-    assert paired_error([1], [0]) == math.inf
+    assert paired_difference([1, 0, 0, 1], [0, 0, 1, 1]) == (0.0, pytest.approx(math.sqrt(2 / 3 / 4)))
+    assert paired_difference([1], [0]) == (1, math.inf)

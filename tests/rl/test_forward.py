@@ -8,27 +8,17 @@ from hypothesis import strategies as st
 from posttrain.inference.local import LocalSampler
 from posttrain.models.heads import TokenScorer
 from posttrain.rl.advantages import tulu3_value_mask
-from posttrain.rl.buffer import Prompt, visits
 from posttrain.rl.experience import grpo_experience, minibatches, ppo_experience, rloo_experience
 from posttrain.rl.forward import over_rollout, parts, policy_logprobs, state_values
-from posttrain.rl.rollouts import collect_rollout
-from tests.rl.tiny import EchoSampler, prompt_row, tiny_llama, tiny_tokenizer
+from posttrain.rl.prompts import Prompt
+from tests.rl.tiny import EchoSampler, plan_of, prompt_row, tiny_llama, tiny_tokenizer
 
 PROMPTS = [Prompt(prompt_row(i, "red"), (3, 8) + (5,) * (i % 4) + (4,)) for i in range(6)]
 
 
 def rollout_of(sampler, temperature=1.0, samples=2):
-    return collect_rollout(
-        sampler,
-        visits(PROMPTS, 0, 0, 6),
-        0,
-        samples_per_prompt=samples,
-        temperature=temperature,
-        max_response_tokens=6,
-        stop_token_ids=[1],
-        pad_token_id=0,
-        weight_version=sampler.weight_version,
-    )
+    plan = plan_of(PROMPTS, temperature=temperature, samples_per_prompt=samples)
+    return plan.draw(0, sampler, sampler.weight_version)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,20 @@ import pytest
 import torch
 
 from posttrain.data.rows import VerifiablePrompt
-from posttrain.rl.alarm import too_many_errors
-from posttrain.rl.buffer import Prompt, visits
 from posttrain.rl.figures import rollout_figures
-from posttrain.rl.rewards import joint_outcome, sample_scores, shuffled, verified_shares, verify_rollout
-from posttrain.rl.rollouts import collect_rollout
+from posttrain.rl.prompts import Prompt
+from posttrain.rl.rewards import (
+    joint_outcome,
+    sample_scores,
+    shuffled,
+    too_many_errors,
+    verified_shares,
+    verifier_errors,
+    verify_rollout,
+)
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.verdict import Outcome, Verdict
-from tests.rl.tiny import WORDS, EchoSampler, prompt_row, tiny_tokenizer
+from tests.rl.tiny import WORDS, EchoSampler, plan_of, prompt_row, tiny_tokenizer
 
 CORRECT, WRONG = Verdict("correct", 1.0), Verdict("wrong", 0.0)
 TIMEOUT, ERROR = Verdict("timeout", 0.0), Verdict("error", 0.0)
@@ -75,18 +81,8 @@ class RecordingPool(VerifierPool):
 
 
 def rollout_of(rows, samples=2):
-    prompts = [Prompt(row, (3, 8, 4)) for row in rows]
-    return collect_rollout(
-        EchoSampler(),
-        visits(prompts, 0, 0, len(rows)),
-        0,
-        samples_per_prompt=samples,
-        temperature=1.0,
-        max_response_tokens=6,
-        stop_token_ids=[1],
-        pad_token_id=0,
-        weight_version=3,
-    )
+    plan = plan_of([Prompt(row, (3, 8, 4)) for row in rows], samples_per_prompt=samples)
+    return plan.draw(0, EchoSampler(), 3)
 
 
 def test_each_sample_is_asked_once_for_each_check_of_its_row():
@@ -114,9 +110,9 @@ def test_weighted_verifiers_add_up_and_unweighted_ones_must_all_agree():
 
 def test_errors_over_their_bound_are_told_with_the_reason():
     broken = Verdict("error", 0.0, "no such file")
-    verdicts = [(CORRECT,)] * 9 + [(broken,)]
-    assert too_many_errors(verdicts, bound=0.1) is None
-    told = too_many_errors(verdicts, bound=0.05)
+    errors = verifier_errors([(CORRECT,)] * 9 + [(broken,)])
+    assert errors == [broken] and too_many_errors(errors, 10, bound=0.1) is None
+    told = too_many_errors(errors, 10, bound=0.05)
     assert told == "1 of 10 verdicts are errors, over the bound of 5%: no such file"
 
 

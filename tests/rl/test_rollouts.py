@@ -5,38 +5,38 @@ from collections import Counter
 import pytest
 import torch
 
-from posttrain.rl.buffer import Prompt, admit_prompts, visits
-from posttrain.rl.rollouts import collect_rollout, sample_requests
+from posttrain.rl.prompts import Prompt, admit_prompts
 from posttrain.rl.seeds import derived_seed
-from tests.rl.tiny import EchoSampler, prompt_row, tiny_tokenizer
+from tests.rl.tiny import EchoSampler, plan_of, prompt_row, tiny_tokenizer
 
 PROMPTS = [Prompt(prompt_row(i, "red"), tuple(range(3, 6 + i % 3))) for i in range(7)]
-SETTINGS = {"samples_per_prompt": 3, "temperature": 1.0, "max_response_tokens": 5, "stop_token_ids": [1]}
+PLAN = plan_of(PROMPTS, seed=1, prompts_per_step=4, samples_per_prompt=3, max_response_tokens=5)
 
 
-def collect(position=0, count=4, seed=1, sampler=None, weight_version=3):
-    batch = visits(PROMPTS, seed, position, count)
-    return collect_rollout(
-        sampler or EchoSampler(), batch, seed, pad_token_id=0, weight_version=weight_version, **SETTINGS
-    )
+def collect(sampler=None, weight_version=3):
+    return PLAN.draw(0, sampler or EchoSampler(), weight_version)
 
 
 def test_every_epoch_visits_every_prompt_once_in_an_order_of_its_own():
-    run = visits(PROMPTS, 1, 0, 21)
+    run = plan_of(PROMPTS, prompts_per_step=21).visits(0)
     epochs = [[v.prompt.row.id for v in run[i : i + 7]] for i in (0, 7, 14)]
     assert all(Counter(epoch) == Counter(p.row.id for p in PROMPTS) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_the_order_depends_on_position_alone_so_a_run_may_stop_anywhere():
-    whole = visits(PROMPTS, 5, 0, 40)
-    pieces = [visit for start in range(0, 40, 8) for visit in visits(PROMPTS, 5, start, 8)]
-    assert whole == pieces
-    assert whole != visits(PROMPTS, 6, 0, 40)
+    whole = plan_of(PROMPTS, seed=5, prompts_per_step=40).visits(0)
+    in_steps = plan_of(PROMPTS, seed=5, prompts_per_step=8)
+    assert whole == [visit for step in range(5) for visit in in_steps.visits(step)]
+    assert whole != plan_of(PROMPTS, seed=6, prompts_per_step=40).visits(0)
+
+
+def test_unshuffled_prompts_are_visited_as_they_stand():
+    assert [visit.prompt for visit in plan_of(PROMPTS, shuffled=False).visits(1)] == PROMPTS
 
 
 def test_no_two_requests_of_a_run_share_their_key():
-    requests = [r for start in range(0, 60, 20) for r in sample_requests(visits(PROMPTS, 1, start, 20), 1, **SETTINGS)]
+    requests = [request for step in range(15) for request in PLAN.requests(step)]
     assert len({(r.sampling.seed, r.prompt_id, r.sample_index) for r in requests}) == 60 * 3
 
 
@@ -49,8 +49,8 @@ def test_the_order_in_which_samples_finish_changes_nothing():
 
 def test_a_rollout_holds_prompt_then_response_and_one_free_column():
     rollout = collect()
-    batch = visits(PROMPTS, 1, 0, 4)
-    samples = list(EchoSampler().generate(sample_requests(batch, 1, **SETTINGS)))
+    batch = PLAN.visits(0)
+    samples = list(EchoSampler().generate(PLAN.requests(0)))
     assert rollout.input_ids_BT.shape == (12, max(rollout.lengths) + 1)
     assert rollout.group_B.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     for b, sample in enumerate(samples):

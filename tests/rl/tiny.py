@@ -1,6 +1,7 @@
 """A language of twelve words, a random two-layer Llama that reads it, and a sampler that needs no model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -8,6 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.inference.protocols import Sample, SampleRequest
+from posttrain.rl.plan import RolloutPlan
+from posttrain.rl.prompts import Prompt
 
 WORDS = ["red", "green", "blue", "say", "cat", "dog", "sun", "sky"]
 TEMPLATE = (
@@ -49,6 +52,20 @@ def tiny_llama(tokenizer, seed: int = 0, positions: int = 32, hidden: int = 32) 
 def prompt_row(number: int, word: str, verifier: str = "substring") -> VerifiablePrompt:
     messages = ({"role": "user", "content": f"say {word}"},)
     return VerifiablePrompt(f"p{number}", messages, f'["{word}"]', verifier, "toy")
+
+
+def plan_of(prompts: Sequence[Prompt], **more: Any) -> RolloutPlan:
+    """One that rolls out every prompt, twice, in a step."""
+    usual: dict[str, Any] = {
+        "seed": 0,
+        "prompts_per_step": len(prompts),
+        "samples_per_prompt": 2,
+        "temperature": 1.0,
+        "max_response_tokens": 6,
+        "stop_token_ids": (1,),
+        "pad_token_id": 0,
+    }
+    return RolloutPlan(prompts, **usual | more)
 
 
 class EchoSampler:

@@ -18,8 +18,9 @@ from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer, load_scorer, save_scorer
 from posttrain.models.load import load_policy, load_tokenizer, save_model
 from posttrain.recipe.schema import RLVR
-from posttrain.stages import rlvr
+from posttrain.stages import rlvr, rlvr_learning
 from posttrain.stages.base import StageContext
+from posttrain.training import metrics
 from tests.rl.tiny import WORDS, prompt_row, tiny_llama, tiny_tokenizer
 from tests.sandbox.denying import DENYING
 
@@ -102,6 +103,8 @@ def run(inputs: Path, name: str, progress: Quiet | None = None, **settings) -> t
     shutil.rmtree(place / "output", ignore_errors=True)
     (place / "output").mkdir(parents=True)
     (place / "checkpoints").mkdir(exist_ok=True)
+    if settings.get("algorithm", "ppo") != "ppo":
+        settings = {"value_model": None} | settings
     context = Folder(
         name="rlvr",
         settings=RLVR.model_validate(TINY | settings),
@@ -134,8 +137,7 @@ def curve(folder: Path) -> list[dict]:
 def test_the_reward_rises(inputs, algorithm):
     """Said back: the word asked for, then EOS. At random that is all but impossible."""
     settings = {"steps": 25, "prompts_per_step": 16, "learning_rate": 3e-3, "beta": 0.01, "checkpoint_every": 100}
-    scorer = "scorer" if algorithm == "ppo" else None
-    output, result = run(inputs, f"learns-{algorithm}", algorithm=algorithm, value_model=scorer, **settings)
+    output, result = run(inputs, f"learns-{algorithm}", algorithm=algorithm, **settings)
     rows = curve(output)
     assert [row["step"] for row in rows] == list(range(1, 26))
     assert rows[0]["score"] < -5 and sum(row["score"] for row in rows[-5:]) / 5 > 1.5
@@ -149,7 +151,11 @@ def test_the_reward_rises(inputs, algorithm):
         "sync",
     }
     tokens = sum(row["response_tokens"] for row in rows) * 16 * 4 * 2
-    assert result["metrics"]["trained_tokens"] == rows[-1]["trained_tokens"] == pytest.approx(tokens)
+    assert result["metrics"]["trained_tokens"] == rows[-1]["trained_tokens"]
+    if algorithm == "online_dpo":  # of a prompt's four samples it learns two or none
+        assert 0 < rows[-1]["trained_tokens"] < 0.7 * tokens
+    else:
+        assert rows[-1]["trained_tokens"] == pytest.approx(tokens)
     assert load_tokenizer(output).chat_template == tiny_tokenizer().chat_template
     assert ("explained_variance" in rows[0]) == (output / "value_model").exists() == (algorithm == "ppo")
 
@@ -178,6 +184,16 @@ def test_killed_anywhere_it_ends_in_the_same_bits(inputs, settings, die_after, k
     assert again == result
     without_clock = [[row | {"seconds": None} for row in curve(folder)] for folder in (whole, resumed)]
     assert without_clock[0] == without_clock[1]
+
+
+def test_tensorboard_is_told_every_figure_as_a_number(inputs, monkeypatch):
+    told: dict[int, dict] = {}
+    monkeypatch.setattr(metrics, "_tensorboard", lambda folder, name: told.__setitem__)
+    monkeypatch.setenv("POSTTRAIN_TENSORBOARD", str(inputs / "board"))
+    output, _ = run(inputs, "told", steps=2)
+    assert sorted(told) == [1, 2] and told[1]["by_verifier/substring/samples"] == 32
+    assert {f"seconds/{part}" for part in curve(output)[0]["seconds"]} < told[1].keys()
+    assert all(isinstance(value, int | float) for figures in told.values() for value in figures.values())
 
 
 def test_held_out_prompts_choose_the_weights_that_are_kept(inputs, monkeypatch):
@@ -360,6 +376,25 @@ def test_disagreement_of_sampler_and_learner_stops_the_run_with_its_cause(inputs
     assert progress.started == (4, 3)
 
 
+def test_a_rank_that_learned_no_pair_before_the_first_update_does_not_probe_after_it(inputs, monkeypatch):
+    """As on the second of two ranks: its share of the first minibatch is a filler, of the next ones real."""
+    shares = []
+
+    def own_share(parts):
+        shares.append(bool(parts))
+        return [replace(part, filler=True) for part in parts] if sum(shares) == 1 else parts
+
+    def moves(name, context, models, *_) -> float:
+        with torch.no_grad():
+            models[name].get_input_embeddings().weight.mul_(1.1)
+        return 1.0
+
+    monkeypatch.setattr(rlvr_learning, "own_share", own_share)
+    monkeypatch.setattr(rlvr_learning, "update", moves)
+    output, _ = run(inputs, "second", algorithm="online_dpo", steps=1, prompts_per_step=16, minibatches=8)
+    assert sum(shares) > 2 and curve(output)[0].get("logp_gap", 0.0) < 1e-5
+
+
 def test_long_prompts_and_bad_rows_are_set_aside_and_counted(inputs):
     text = (inputs / "prompts.jsonl").read_text()
     long = json.loads(text.splitlines()[0]) | {"messages": [{"role": "user", "content": "say " * 9}]}
@@ -381,11 +416,28 @@ def test_long_prompts_and_bad_rows_are_set_aside_and_counted(inputs):
         ({"micro_batch_tokens": 5}, "micro_batch_tokens"),
         ({"value_warmup_steps": 4}, "value_warmup_steps"),
         ({"value_model": None}, "value_model"),
+        ({"algorithm": "grpo", "value_model": "scorer"}, "value_model to null"),
+        ({"algorithm": "rloo", "value_warmup_steps": 1}, "value_warmup_steps to 0"),
+        ({"reward_model_weight": 0.5}, "reward_model: name one"),
+        ({"gpus_per_actor": 1.0}, "rollout_actors"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(inputs, settings, message):
     with pytest.raises(PosttrainError, match=message):
         run(inputs, "refused", **settings)
+
+
+def test_a_negative_kl_coefficient_is_no_setting():
+    with pytest.raises(ValueError, match="beta"):
+        RLVR.model_validate(TINY | {"beta": -0.05})
+
+
+def test_actors_beside_a_gpu_do_not_draw_on_its_cpu_unasked():
+    asked = TINY | {"rollout_actors": 1, "staleness": 1}
+    with pytest.raises(PosttrainError, match="gpus_per_actor"):
+        rlvr.check_device(RLVR.model_validate(asked), "cuda")
+    rlvr.check_device(RLVR.model_validate(asked), "cpu")
+    rlvr.check_device(RLVR.model_validate(asked | {"gpus_per_actor": 0.5}), "cuda")
 
 
 def test_an_unknown_verifier_is_refused_before_anything_runs(inputs):
@@ -416,6 +468,8 @@ def test_labels_that_cannot_be_read_train_nothing_and_are_reported(inputs):
     assert (
         result["metrics"]["verifier_errors"] == 2 * 32 / 2 and [row["error_rate"] for row in curve(output)] == [0.5] * 2
     )
+    tokens = sum(row["response_tokens"] for row in curve(output)) * 32 * 2
+    assert 0.3 * tokens < result["metrics"]["trained_tokens"] < 0.7 * tokens
     assert "cannot be judged" in progress.notes[0]
     assert [note.partition(",")[0] for note in progress.notes[1:]] == [
         f"step {step}: 16 of 32 verdicts are errors" for step in (1, 2)

@@ -1,13 +1,11 @@
-"""Which prompts may be rolled out, and in which order: a pure function of the seed and the position reached."""
+"""Which prompts may be rolled out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.batches import epoch_order
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.data.tokenize import tokenize_prompt
 
@@ -18,14 +16,6 @@ class Prompt:
 
     row: VerifiablePrompt
     token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The ``number``-th prompt that the run rolls out, counted from 0 over all epochs; no two visits share a number."""
-
-    number: int
-    prompt: Prompt
 
 
 def admit_prompts(
@@ -55,17 +45,3 @@ def admit_prompts(
         else:
             admitted.append(Prompt(row, token_ids))
     return admitted, set_aside
-
-
-def visits(prompts: Sequence[Prompt], seed: int, position: int, count: int) -> list[Visit]:
-    """Visits ``position`` … ``position + count − 1``; the prompts are shuffled anew each epoch (paper §6.2)."""
-    chosen = []
-    for number in range(position, position + count):
-        epoch, place = divmod(number, len(prompts))
-        chosen.append(Visit(number, prompts[_order(len(prompts), seed, epoch)[place]]))
-    return chosen
-
-
-@lru_cache(maxsize=2)  # a step asks for the same epoch again and again, at a border for two
-def _order(count: int, seed: int, epoch: int) -> list[int]:
-    return epoch_order(count, seed, epoch)
