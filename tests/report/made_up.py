@@ -44,6 +44,7 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
     mixture = artifact(run, "mixture", "mixture", inputs=("world",))
     begin = len("Well: ")
     pair: dict[str, Any] = {"train_id": "t1", "item_id": "0", "coverage": 0.8}
+    pair["excerpt"] = [["Well: ", False], [SHARED, True], [f"? {HOSTILE}", False]]
     pair["spans"] = {"train": [[0, begin, begin + len(SHARED)]], "item": [[0, 0, len(SHARED)]]}
     task = {"task": "development/nano_problems@nano", "items": 4, "overlapping": 1, "rate": 0.25, "contaminated": True}
     source = {"source": "stage:world/sft.jsonl", "profile": "paper", "rows": 100, "dropped_ids": ["t1"]}

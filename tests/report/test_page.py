@@ -91,10 +91,16 @@ def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
     assert "some/model" in text and "51,234" in text
 
 
-def test_a_match_whose_text_the_run_does_not_hold_says_so(tmp_path):
+def test_a_match_of_an_item_that_the_run_did_not_ask_says_so(tmp_path):
     run = made_up_run(tmp_path)
-    (found,) = overlaps("mixture", run / "mixture" / "key-of-mixture", {}, {})
-    assert found.matches[0].train is None and found.matches[0].item is None
+    (found,) = overlaps("mixture", run / "mixture" / "key-of-mixture", {})
+    assert found.matches[0].item is None
+
+
+def test_matches_are_shown_whatever_became_of_the_files_of_rows(tmp_path):
+    run = made_up_run(tmp_path)
+    (run / "world" / "key-of-world" / "sft.jsonl").write_text('{"id": "t1", "conversations": [\n')
+    assert write_page(run).read_text(encoding="utf-8").count(f"<mark>{SHARED}</mark>") == 2
 
 
 def test_a_folder_without_a_report_is_named(tmp_path):
