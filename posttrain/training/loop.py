@@ -112,7 +112,7 @@ class TrainingLoop:
         )
         resumed = load_latest(self.checkpoints, modules={"model": model}, optimizers={"model": self.optimizer})
         self._writer = CheckpointWriter(self.checkpoints)
-        self.step = resumed[0] if resumed else 0  # optimizer steps done
+        self.step = self._saved = resumed[0] if resumed else 0  # optimizer steps done
         if resumed and resumed[1]["planned_steps"] != len(plan):
             raise PosttrainError(
                 f"{self.checkpoints} is of a run of {resumed[1]['planned_steps']} steps, this one has {len(plan)}; "
@@ -224,6 +224,9 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._settle()
+        if self._saved == self.step:
+            return
+        self._saved = self.step
         self._writer.begin(
             self.step,
             modules={"model": self.model},

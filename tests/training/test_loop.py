@@ -9,7 +9,7 @@ import torch
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.errors import PosttrainError
-from posttrain.training.checkpoint import checkpoints
+from posttrain.training.checkpoint import CheckpointWriter, checkpoints
 from posttrain.training.loop import TrainingLoop
 
 SETTINGS = SimpleNamespace(
@@ -90,3 +90,18 @@ def test_sigterm_ends_the_run_after_its_step_and_the_run_goes_on_from_there(tmp_
     assert again.metrics == straight.metrics and again.metrics["skipped_steps"] == 1 and again.metrics["loss"] > 0
     kept = [row["step"] for _, row in read_jsonl(tmp_path / "ended" / "metrics.jsonl")]
     assert kept == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_sigterm_in_a_step_that_is_saved_anyway_saves_it_once(tmp_path, monkeypatch):
+    saved = []
+    begin = CheckpointWriter.begin
+    monkeypatch.setattr(
+        CheckpointWriter, "begin", lambda *given, **named: saved.append(given[1]) or begin(*given, **named)
+    )
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        asked = lambda rows: rows[0] == 3 and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        train(loop_of(tmp_path, 6, checkpoint_every=2), after=asked)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert saved == [2, 4]

@@ -16,6 +16,7 @@ from posttrain.training.sharding import data_mesh, shard
 from tests.stages.conftest import conversations, pairs, tiny_model, write_lines  # noqa: F401 — fixtures
 from tests.training.rank_work import (
     curve,
+    damaged_saves,
     failing_save,
     first_gradients,
     loading_another,
@@ -94,6 +95,12 @@ def test_a_full_disk_and_another_model_are_named_and_leave_the_last_checkpoint(t
     assert "step-00000002: the checkpoint could not be written" in said and left == ["step-00000001"]
     said = on_ranks(2, tmp_path / "load", loading_another, tiny_llama(intermediate_size=64), folder)
     assert "is a checkpoint of another model" in said
+
+
+def test_ranks_set_a_damaged_checkpoint_aside_and_write_its_step_again(tmp_path, tiny_llama):
+    found, left = on_ranks(2, tmp_path / "work", damaged_saves, tiny_llama(), tmp_path / "checkpoints")
+    assert found[:2] == [(1, {}), (2, {})] and left == ["step-00000001", "step-00000002"]
+    assert "damaged-step-00000002: the only checkpoint" in found[2] and found[3] is None
 
 
 SHAPES = {  # Llama 3.1 (arXiv 2407.21783, table 3), and how many ranks share it
