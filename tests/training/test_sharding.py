@@ -9,6 +9,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from posttrain.data.tokenize import Tokenized
+from posttrain.errors import PosttrainError
+from posttrain.training import sharding
 from posttrain.training.build import policy_on_meta
 from posttrain.training.checkpoint import checkpoints
 from posttrain.training.memory import parameter_count, state_bytes
@@ -101,6 +103,19 @@ def test_ranks_set_a_damaged_checkpoint_aside_and_write_its_step_again(tmp_path,
     found, left = on_ranks(2, tmp_path / "work", damaged_saves, tiny_llama(), tmp_path / "checkpoints")
     assert found[:2] == [(1, {}), (2, {})] and left == ["step-00000001", "step-00000002"]
     assert "damaged-step-00000002: the only checkpoint" in found[2] and found[3] is None
+
+
+@pytest.mark.parametrize(("ranks", "replicas"), [(8, 3), (2, 4)])
+def test_replicas_that_do_not_divide_the_ranks_are_refused(monkeypatch, ranks, replicas):
+    monkeypatch.setattr(sharding, "world_size", lambda: ranks)
+    with pytest.raises(PosttrainError, match=f"replicas: {replicas} does not divide {ranks} ranks"):
+        sharding.data_mesh("cpu", replicas)
+
+
+@pytest.mark.parametrize("option", [{"replicas": 2}, {"cpu_offload": True}])
+def test_options_of_several_ranks_are_refused_in_one_process(tmp_path, settings, option):
+    with pytest.raises(PosttrainError, match="are for several ranks"):
+        run_stage("sft", settings["sft"] | option, tmp_path)
 
 
 SHAPES = {  # Llama 3.1 (arXiv 2407.21783, table 3), and how many ranks share it
