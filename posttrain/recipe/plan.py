@@ -215,8 +215,9 @@ def _stage(
     config_of: Callable[[str], Config | None],
     rows_of: Callable[[str], int | None],
     efficiency: float | None,
-    tokens: int | None = None,
+    given: int | None = None,
 ) -> StagePlan:
+    """``given``: the tokens that it trains on, where its rows do not tell."""
     gpus = 1 if _needs_one(settings) else on.gpus
     shape = shape_of(_base(recipe, settings.model), config_of)
     per_row, P, episodes = known()["tokens"], shape.parameters, 0
@@ -243,9 +244,8 @@ def _stage(
             held.append((value, True))
         flops = tokens * (learn + forward) + 2 * P * episodes * response
     else:
-        if tokens is None:
-            rows = _rows(recipe, settings.data, rows_of) * settings.epochs
-            tokens = rows * per_row["conversation" if settings.kind == "sft" else "preference"]
+        per = per_row["conversation" if settings.kind == "sft" else "preference"]
+        tokens = given or _rows(recipe, settings.data, rows_of) * settings.epochs * per
         flops = tokens * P * (trained + 2 * (settings.kind == "dpo"))  # the reference's pass
     sharing = max(1, gpus // getattr(settings, "replicas", 1))
     memory = sum(
@@ -276,7 +276,7 @@ def _advice(recipe: Recipe, name: str, settings: Any, on: Machine, config_of: Ca
     """What would fit: an option if one does, else more GPUs."""
 
     def fits(changed: Any, gpus: int) -> bool:
-        made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None, tokens=1)
+        made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None, given=1)
         return made.memory <= on.memory * USABLE and not _refused(changed, gpus)
 
     alone = _needs_one(settings)
