@@ -57,7 +57,9 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
     lengths = {"characters": {"histogram": {"<64": 60, "<128": 39}}}
     part = {"source": "stage:world/sft.jsonl", "lengths": lengths} | counts
     write_json(mixture / "mixture.json", {"rows": 99, "kind": "conversation", "sources": [part]})
-    sft = artifact(run, "sft", "sft", inputs=("mixture",), metrics={"trained_tokens": 51234, "loss": 1.25})
+    settings = {"kind": "sft", "model": "some/model", "note": HOSTILE}
+    learned = {"trained_tokens": 51234, "loss": 1.25}
+    sft = artifact(run, "sft", "sft", inputs=("mixture",), metrics=learned, settings=settings)
     steps = [
         {"step": n, "loss": 3 / n, "learning_rate": 1e-4, "by_verifier": {"gsm8k": {"correct_rate": n / 50}}}
         for n in range(1, 51)
