@@ -102,9 +102,10 @@ def run(context: StageContext) -> dict[str, Any]:
         found = {"chosen": torch.zeros(len(pairs)), "rejected": torch.zeros(len(pairs))}
         if settings.loss == "simpo":  # has none
             return found
-        context.progress.start("reference log-probabilities", len(pairs), "pairs")
+        share = groups(range(len(pairs)))
+        context.progress.start("reference log-probabilities", sum(len(group) for group, _ in share), "pairs")
         with torch.no_grad():
-            for group, split in groups(range(len(pairs))):
+            for group, split in share:
                 chosen_P, rejected_P = (chosen(group), rejected(group)) if split else both(group)
                 found["chosen"][group], found["rejected"][group] = chosen_P.cpu(), rejected_P.cpu()
                 context.progress.advance(len(group))
@@ -135,7 +136,8 @@ def run(context: StageContext) -> dict[str, Any]:
     plan = plan_steps(
         (epoch_order(len(pairs), context.seed, epoch) for epoch in range(settings.epochs)), settings.batch_size
     )
-    loop = TrainingLoop(policy, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    ids = [pair.id for pair in pairs]
+    loop = TrainingLoop(policy, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
     for step_pairs in loop.steps(f"training {context.name}"):
         denominator = len(step_pairs)
         sums = torch.zeros(4, device=context.device)

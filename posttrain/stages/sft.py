@@ -57,7 +57,8 @@ def run(context: StageContext) -> dict[str, Any]:
         plan = plan_steps(map(order, range(settings.epochs)), settings.batch_size)
 
     loss_sum = sequence_mean_loss_sum if settings.loss == "mean_of_means" else token_loss_sum
-    loop = TrainingLoop(model, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    ids = [row.id for row in rows]
+    loop = TrainingLoop(model, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
     for step_rows in loop.steps(f"training {context.name}"):
         tokens = sum(tokens_of_row[row] for row in step_rows)
         denominator = tokens if settings.loss == "token" else len(step_rows)

@@ -95,15 +95,21 @@ class Stop(BaseException):
 
 
 class Counting:
-    """A progress that stops the stage at the ``stop_at``-th training step, on every rank."""
+    """A progress that stops the stage at the ``stop_at``-th training step, on every rank.
+
+    ``told``: what was said to be done, and what was.
+    """
 
     def __init__(self, stop_at: int | None):
         self.stop_at, self.steps, self.training = stop_at, 0, False
+        self.told: dict[str, list[int]] = {}
 
     def start(self, description, total, unit, done=0):
         self.training = description.startswith("training")
+        self.now = self.told[description] = [total, done]
 
     def advance(self, amount=1, **shown):
+        self.now[1] += amount
         self.steps += self.training
         if self.steps == self.stop_at:
             raise Stop
@@ -118,9 +124,10 @@ def run_stage(kind: str, settings: dict, folder: Path, stop_at: int | None = Non
     for path in (output, checkpoints):
         path.mkdir(parents=True, exist_ok=True)
     settings = schema.model_validate({"kind": kind, **settings})
-    context = LocalContext("a", settings, {}, output, checkpoints, Counting(stop_at), 1, "cpu", {})
+    progress = Counting(stop_at)
+    context = LocalContext("a", settings, {}, output, checkpoints, progress, 1, "cpu", {})
     with contextlib.suppress(Stop):
-        return stage.run(context)
+        return stage.run(context) | {"told": progress.told}
     return None
 
 

@@ -91,6 +91,13 @@ def test_a_run_stopped_on_some_ranks_goes_on_along_the_same_curve_on_others(tmp_
     ]
 
 
+def test_each_rank_tells_its_own_share_of_the_references_progress(tmp_path, settings):
+    alone = settings["dpo"] | {"epochs": 1}
+    said = on_ranks(2, tmp_path / "ranks", run_stage, "dpo", alone, tmp_path / "dpo")["told"]
+    total, done = said["reference log-probabilities"]
+    assert 0 < total == done < said["training a"][0] * alone["batch_size"]
+
+
 def test_a_full_disk_and_another_model_are_named_and_leave_the_last_checkpoint(tmp_path, tiny_llama):
     folder = tmp_path / "checkpoints"
     said, left = on_ranks(2, tmp_path / "save", failing_save, tiny_llama(), folder, 4096)
