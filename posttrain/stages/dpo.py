@@ -16,6 +16,7 @@ from posttrain.models.backbone import packs
 from posttrain.models.load import context_length, load_tokenizer, save_model
 from posttrain.models.packed_rows import reads_pairs
 from posttrain.models.ranks import rank, world_size
+from posttrain.models.transfer import on_device
 from posttrain.stages.base import StageContext
 from posttrain.training.adapters import merge_adapters
 from posttrain.training.build import trained_policy
@@ -60,7 +61,7 @@ def run(context: StageContext) -> dict[str, Any]:
             logp_BT = response_logprobs(
                 policy, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT, pairs=pairs
             )
-        return of_response(logp_BT, batch.trained_BT.to(logp_BT.device))[: len(rows)]
+        return of_response(logp_BT, on_device(batch.trained_BT, logp_BT.device))[: len(rows)]
 
     def chosen(group: list[int]) -> torch.Tensor:
         return logprobs([pairs[i].chosen for i in group])
@@ -117,11 +118,10 @@ def run(context: StageContext) -> dict[str, Any]:
         if settings.loss == "simpo":
             return simpo_loss(chosen_P, rejected_P, settings.beta)
         family = ipo_loss if settings.loss == "ipo" else dpo_loss
-        reference_chosen_P, reference_rejected_P = cached["chosen"][group], cached["rejected"][group]
-        device = chosen_P.device
-        return family(
-            chosen_P, rejected_P, reference_chosen_P.to(device), reference_rejected_P.to(device), settings.beta
+        reference_chosen_P, reference_rejected_P = (
+            on_device(cached[side][group], chosen_P.device) for side in ("chosen", "rejected")
         )
+        return family(chosen_P, rejected_P, reference_chosen_P, reference_rejected_P, settings.beta)
 
     def backward(group: list[int], split: bool, denominator: int) -> tuple[torch.Tensor, torch.Tensor]:
         def scaled(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
@@ -144,8 +144,8 @@ def run(context: StageContext) -> dict[str, Any]:
         for group, split in groups(step_pairs):
             chosen_P, rejected_P = backward(group, split, denominator)
             with torch.no_grad():
-                reward_chosen_P = settings.beta * (chosen_P - cached["chosen"][group].to(chosen_P.device))
-                reward_rejected_P = settings.beta * (rejected_P - cached["rejected"][group].to(chosen_P.device))
+                reward_chosen_P = settings.beta * (chosen_P - on_device(cached["chosen"][group], chosen_P.device))
+                reward_rejected_P = settings.beta * (rejected_P - on_device(cached["rejected"][group], chosen_P.device))
                 correct_P = (reward_chosen_P > reward_rejected_P).float()
                 loss_P = loss_of(group, chosen_P, rejected_P)
                 sums += torch.stack([x.sum() for x in (loss_P, reward_chosen_P, reward_rejected_P, correct_P)])
