@@ -99,20 +99,17 @@ def run(context: StageContext) -> dict[str, Any]:
             found += [([some[at] for at in group], sides == 1) for group in share]
         return found
 
-    def reference() -> dict[str, torch.Tensor]:
-        found = {"chosen": torch.zeros(len(pairs)), "rejected": torch.zeros(len(pairs))}
-        if settings.loss == "simpo":  # has none
-            return found
+    cached = {"chosen": torch.zeros(len(pairs)), "rejected": torch.zeros(len(pairs))}
+    if settings.loss != "simpo":  # has no reference
         share = groups(range(len(pairs)))
-        context.progress.start("reference log-probabilities", sum(len(group) for group, _ in share), "pairs")
-        with torch.no_grad():
-            for group, split in share:
-                chosen_P, rejected_P = (chosen(group), rejected(group)) if split else both(group)
-                found["chosen"][group], found["rejected"][group] = chosen_P.cpu(), rejected_P.cpu()
-                context.progress.advance(len(group))
-        return found
 
-    cached = cached_reference(context.checkpoints / "reference.safetensors", reference)
+        def score(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+            group, split = share[n]
+            with torch.no_grad():
+                return (chosen(group), rejected(group)) if split else both(group)
+
+        own = [group for group, _ in share]
+        cached = cached_reference(context.checkpoints, len(pairs), own, score, context.progress)
 
     def loss_of(group: list[int], chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
         if settings.loss == "simpo":
