@@ -12,6 +12,8 @@ import json
 import math
 import os
 import struct
+from array import array
+from binascii import a2b_base64, b2a_base64
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes
 
 _AS_THEY_ARE = frozenset((bool, int, float, str, type(None)))  # in a message
 _AS_THEY_ARE_HERE = frozenset((bool, str, type(None)))  # of any value
+_PACKED = range(1000, 2**20)  # lengths of lists; a longer one of short numbers may fit a message as text only
+_NUMBERS = ({float}, {float, int})
 _SETS, _BYTES = (set, frozenset), (bytes, bytearray)
 _write, _read = json.JSONEncoder(check_circular=False).encode, json.JSONDecoder().raw_decode
 
@@ -49,7 +53,7 @@ def encode(value: Any, refer: Refer) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"f": float.__repr__(value)}
     if isinstance(value, list):
-        return _encoded(list.__iter__(value), refer)
+        return _packed(value) or _encoded(list.__iter__(value), refer)
     if isinstance(value, tuple):
         return {"t": _encoded(tuple.__iter__(value), refer)}
     if isinstance(value, dict):
@@ -65,6 +69,30 @@ def encode(value: Any, refer: Refer) -> Any:
     if isinstance(value, slice):
         return {"r": [encode(part, refer) for part in (value.start, value.stop, value.step)]}
     return {"o": refer(value)}
+
+
+def _packed(value: list[Any]) -> dict[str, Any] | None:
+    """A long list with fractions in it as bytes, and where its whole numbers are; None where that is not exact."""
+    if type(value) is not list or len(value) not in _PACKED or set(map(type, value)) not in _NUMBERS:
+        return None
+    try:
+        doubles = array("d", value)
+    except OverflowError:
+        return None
+    if doubles.tolist() != value:  # nan, or a whole number beyond them
+        return None
+    return {
+        "n": [b2a_base64(doubles, newline=False).decode(), [at for at, one in enumerate(value) if type(one) is int]]
+    }
+
+
+def _unpacked(text: str, whole: list[int]) -> list[Any]:
+    doubles = array("d")
+    doubles.frombytes(a2b_base64(text, strict_mode=True))
+    values: list[Any] = doubles.tolist()
+    for at in whole:
+        values[at] = int(values[at])
+    return values
 
 
 def _encoded(items: Iterable[Any], refer: Refer) -> list[Any]:
@@ -91,7 +119,7 @@ def decode(message: Any, dereference: Dereference) -> Any:
     ((tag, content),) = message.items()
     try:
         return _decode_tagged(tag, content, dereference)
-    except (TypeError, ValueError, AttributeError) as error:  # such as a set of lists
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:  # such as a set of lists
         raise EncodingError(f"malformed value under tag {tag!r:.20}: {type(error).__name__}") from None
 
 
@@ -103,6 +131,8 @@ def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
     match tag:
         case "o" if type(content) is int:
             return dereference(content)
+        case "n":
+            return _unpacked(*content)
         case "i":
             return int(content, 16)
         case "f":

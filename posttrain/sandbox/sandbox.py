@@ -212,8 +212,8 @@ class Sandbox:
         request = {"setup": setup, "tests": list(tests), "calls": None if calls is None else list(calls)}
         failed, until = (False,) * len(tests), monotonic() + seconds
         with self._lock, ExitStack() as stack:
-            # For the second program in a row the tests are prepared once more, and kept for those after it.
-            again, self._tests = self._tests == (request, seconds), (request, seconds)
+            # Tests with a setup, and any at the second program in a row, are prepared to be kept for those after it.
+            again, self._tests = bool(setup) or self._tests == (request, seconds), (request, seconds)
             kept = self._keep(request, seconds, until) if again and not self._reason else None
             ours, theirs = _pair(stack)
             verdicts, checkers = _pair(stack)
