@@ -31,7 +31,7 @@ _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes
 _AS_THEY_ARE = frozenset((bool, int, float, str, type(None)))  # in a message
 _AS_THEY_ARE_HERE = frozenset((bool, str, type(None)))  # of any value
 _PACKED = range(1000, 2**20)  # lengths of lists; a longer one of short numbers may fit a message as text only
-_NUMBERS = ({float}, {float, int})
+_NUMBERS, _EXACT = ({float}, {float, int}), 2**53
 _SETS, _BYTES = (set, frozenset), (bytes, bytearray)
 _write, _read = json.JSONEncoder(check_circular=False).encode, json.JSONDecoder().raw_decode
 
@@ -73,17 +73,12 @@ def encode(value: Any, refer: Refer) -> Any:
 
 def _packed(value: list[Any]) -> dict[str, Any] | None:
     """A long list with fractions in it as bytes, and where its whole numbers are; None where that is not exact."""
-    if type(value) is not list or len(value) not in _PACKED or set(map(type, value)) not in _NUMBERS:
+    if type(value) is not list or len(value) not in _PACKED or (kinds := set(map(type, value))) not in _NUMBERS:
         return None
-    try:
-        doubles = array("d", value)
-    except OverflowError:
+    whole = [at for at, one in enumerate(value) if type(one) is int] if int in kinds else []
+    if any(abs(value[at]) > _EXACT for at in whole):
         return None
-    if doubles.tolist() != value:  # nan, or a whole number beyond them
-        return None
-    return {
-        "n": [b2a_base64(doubles, newline=False).decode(), [at for at, one in enumerate(value) if type(one) is int]]
-    }
+    return {"n": [b2a_base64(array("d", value), newline=False).decode(), whole]}
 
 
 def _unpacked(text: str, whole: list[int]) -> list[Any]:
