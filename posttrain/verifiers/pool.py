@@ -152,10 +152,10 @@ class VerifierPool:
                     return
                 worker = self._start()
             characters = 0
-            share = min(BATCH_ITEMS, max(1, len(pending) // (32 * self.size)))  # less at the end: all end together
+            share = min(BATCH_ITEMS, max(1, len(pending) // (16 * self.size)))  # less at the end: all end together
             while pending and len(worker.batch) < share and characters < BATCH_CHARACTERS:
                 worker.batch.append(pending.popleft())
-                characters += len(items[worker.batch[-1]][1])
+                characters += len(items[worker.batch[-1]][1]) + len(items[worker.batch[-1]][2])
             worker.done = 0
             PROGRESS.pack_into(worker.progress, 0, -1, monotonic())
             try:
