@@ -104,7 +104,7 @@ def main() -> int:
         "per_processor_second": round(per_cpu["ours, strict"]),
         "load": round(os.getloadavg()[0], 1),
         "strict_verbatim_recall": strict["verbatim"],
-        "strict_false_rate": strict["clean"],
+        "strict_false_rate": strict["clean, real alone"],
         "stream_peak_gib": round(stream["peak_gib"], 3),
         "paper_equals_brute_force": equal,
     }
@@ -178,7 +178,7 @@ def one(folder: Path, profile: str, processes: int, streamed: int) -> None:
     peak += count * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest
     pairs = []
     if not streamed:
-        for batch, found in match_batches(index, rows, HALF):
+        for batch, found in match_batches(index, rows, Fraction(str(index.profile.threshold))):
             pairs += [
                 (batch[r][0], numbers[i]) for r, i in zip(found.row_M.tolist(), found.item_M.tolist(), strict=True)
             ]
@@ -243,13 +243,16 @@ def rates(run: dict[str, Any], prompts: list[Prompt], items: dict[str, list[Text
     false = sum(flagged_by_kind[kind] for kind in clean)
     true = sum(flagged_by_kind[kind] for kind in PLANTED)
     found["clean"] = false / max(1, sum(count[kind] for kind in clean))
+    real = [kind for kind in clean if kind != "generated"]
+    found["clean, real alone"] = sum(flagged_by_kind[kind] for kind in real) / max(1, sum(count[kind] for kind in real))
     hard = sum(flagged_by_kind[kind] for kind in HARD_NEGATIVES)
     found["precision"] = true / max(1, true + false + hard)
     return found
 
 
 def print_table(runs: dict[str, dict[str, Any]], quality: dict[str, dict[str, float]]) -> None:
-    kinds = [*PLANTED, *HARD_NEGATIVES, "real leak", "real near copy", "clean", "precision"]
+    kinds = [*PLANTED, *HARD_NEGATIVES, "real leak", "real near copy"]
+    kinds += ["real, same passage", "clean", "clean, real alone", "precision"]
     kinds += sorted({kind for rates in quality.values() for kind in rates} - set(kinds))
     print("\n| | " + " | ".join(runs) + " |\n|---|" + "---:|" * len(runs))
     print("| prompts/s | " + " | ".join(f"{run['rows'] / run['scan_s']:,.0f}" for run in runs.values()) + " |")

@@ -455,6 +455,8 @@ def main() -> None:
     if args.steps <= UNTIMED:
         parser.error(f"--steps: more than {UNTIMED}, which are not timed")
 
+    import transformers.models.llama  # noqa: F401  its lazy imports are not safe in two threads at once
+
     print("cell     kind  who   per sec.      MiB   (SFT: tokens, DPO: pairs)", flush=True)
     with ThreadPoolExecutor(args.jobs) as jobs:
         found = list(jobs.map(lambda cell: compared(cell, args.steps, args.repeats), cells))

@@ -56,7 +56,7 @@ def decontaminate(
     *,
     profile: ProfileName = "strict",
     policy: Policy = "drop_rows",
-    item_threshold: float = 0.5,
+    item_threshold: float | None = None,
     set_threshold: float = 0.02,
     hub_mirror: Mapping[str, str] | None = None,
     processes: int = 1,
@@ -78,5 +78,12 @@ def decontaminate(
         items = evaluation_items(evaluations)
     else:
         items, _ = suite_items(evaluations, hub_mirror or {})
-    thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
-    return check(prompts, items, profile=profile, policy=policy, processes=processes, **thresholds)
+    return check(
+        prompts,
+        items,
+        profile=profile,
+        policy=policy,
+        item_threshold=item_threshold,
+        set_threshold=set_threshold,
+        processes=processes,
+    )

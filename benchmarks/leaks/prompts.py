@@ -15,7 +15,6 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 
 Texts = tuple[str, ...]
@@ -127,17 +126,19 @@ def training(data: Path, items: dict[str, list[Texts]], size: int, planted: int,
     """At least ``size`` prompts, shuffled: ``planted`` of every kind, real ones, and generated ones for the rest.
 
     Real prompts make up at most half. One of which a turn, or all, is an evaluation item letter by letter is a ``real
-    leak``; one that is an item with other numbers and few other words (`NearCopies`) is a ``real near copy``. Neither
-    is clean, and neither feeds the generated prompts, which would repeat it.
+    leak``; one that was read and found to be an item, or one with other numbers, is a ``real near copy``, and one that
+    asks something else about an item's own text ``real, same passage``. None of them is clean, nor feeds the generated
+    prompts, which would repeat it.
     """
     draw = random.Random(seed)
     known = {squeezed(text) for of_task in items.values() for fields in of_task for text in (*fields, " ".join(fields))}
-    near = NearCopies([" ".join(fields) for of_task in items.values() for fields in of_task])
+    read = labels()
+    kinds = {"same": "real near copy", "numbers": "real near copy", "passage": "real, same passage"}
     real = []
     for name, turns in real_training(data):
         if any(turn.strip() for turn in turns):
             leaks = any(squeezed(text) in known for text in (*turns, " ".join(turns)) if text.strip())
-            kind = "real leak" if leaks else "real near copy" if near.holds(" ".join(turns)) else f"real: {name}"
+            kind = "real leak" if leaks else kinds.get(read.get(digest(turns), ""), f"real: {name}")
             real.append(Prompt("", turns, kind))
     chain = Chain(prompt.turns[0] for prompt in real if prompt.kind.startswith("real:"))
     prompts = [*_planted(items, planted, chain, draw), *_hard_negatives(items, planted, chain, draw)]
@@ -150,42 +151,17 @@ def training(data: Path, items: dict[str, list[Texts]], size: int, planted: int,
     return [Prompt(f"train-{n}", p.turns, p.kind, p.item) for n, p in enumerate(prompts)]
 
 
-class NearCopies:
-    """Which texts are one of the items but for numbers and a few words: 0.7 alike by difflib, with every number as 0.
+def labels() -> dict[str, str]:
+    """Digest of a real training prompt → what it is beside the evaluation item most like it.
 
-    Compared are the three items that share the most runs of five words, of those that stand in at most 100 items.
+    ``same`` problem, other ``numbers``, another question about the same ``passage``, or the same ``template`` alone.
     """
+    lines = (Path(__file__).parent / "labels.txt").read_text(encoding="utf-8").splitlines()
+    return {digest: label for digest, label, *_ in (line.split() for line in lines if not line.startswith("#"))}
 
-    ALIKE, RUN, COMMON, COMPARED = 0.7, 5, 100, 3
 
-    def __init__(self, items: Sequence[str]):
-        self.items = [self._words(text) for text in items]
-        self.holders: dict[bytes, list[int]] = defaultdict(list)
-        for number, words in enumerate(self.items):
-            for run in self._runs(words):
-                self.holders[run].append(number)
-
-    def holds(self, text: str) -> bool:
-        words = self._words(text)
-        shared = Counter(
-            item for run in self._runs(words) if len(some := self.holders.get(run, ())) <= self.COMMON for item in some
-        )
-        matcher = SequenceMatcher(None, autojunk=False)
-        matcher.set_seq2(words)
-        for item, _ in shared.most_common(self.COMPARED):
-            matcher.set_seq1(self.items[item])
-            if matcher.quick_ratio() >= self.ALIKE and matcher.ratio() >= self.ALIKE:
-                return True
-        return False
-
-    @staticmethod
-    def _words(text: str) -> list[str]:
-        return re.findall(r"\w+|[^\w\s]", re.sub(r"\d+(?:\.\d+)?", "0", text.lower()))
-
-    def _runs(self, words: list[str]) -> list[bytes]:
-        """A digest of each distinct run, in order (`hash` would draw other prompts in every process)."""
-        runs = dict.fromkeys(" ".join(words[begin : begin + self.RUN]) for begin in range(len(words) - self.RUN + 1))
-        return [hashlib.blake2b(run.encode(errors="replace"), digest_size=8).digest() for run in runs]
+def digest(turns: Texts) -> str:
+    return hashlib.blake2b(squeezed(" ".join(turns)).encode(errors="replace"), digest_size=6).hexdigest()
 
 
 class Chain:

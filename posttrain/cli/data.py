@@ -45,7 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     clean.add_argument("--profile", choices=("strict", "paper"), default="strict")
     clean.add_argument("--policy", choices=("drop_rows", "drop_set", "keep"), default="drop_rows")
-    clean.add_argument("--item-threshold", type=float, default=0.5, metavar="SHARE", help="of an item's tokens (0.5)")
+    clean.add_argument(
+        "--item-threshold", type=float, metavar="SHARE", help="of an item's tokens (strict 0.85, paper 0.5)"
+    )
     clean.add_argument("--set-threshold", type=float, default=0.02, metavar="SHARE", help="of an evaluation (0.02)")
     clean.add_argument("--processes", type=int, default=1, metavar="N")
     clean.add_argument(

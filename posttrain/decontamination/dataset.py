@@ -31,7 +31,7 @@ def decontaminate(
     evaluations: Mapping[str, Iterable[EvaluationItem]] | Mapping[str, Iterable[str | Sequence[str]]] | EvaluationIndex,
     *,
     profile: ProfileName = "strict",
-    item_threshold: float = 0.5,
+    item_threshold: float | None = None,
     set_threshold: float = 0.02,
     policy: Policy = "drop_rows",
     processes: int = 1,

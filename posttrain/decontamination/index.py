@@ -5,13 +5,15 @@ grouped by a 64-bit hash that is checked, while the index is built, to tell all 
 compared byte by byte with what its hash leads to. So nothing here is approximate.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from posttrain.decontamination.alignment import tokens_of
 from posttrain.decontamination.profiles import Profile
-from posttrain.decontamination.tokens import Hashing, TokenStream, lay_out, same_bytes
+from posttrain.decontamination.tokens import Hashing, TokenStream, lay_out, ranges, same_bytes
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class EvaluationIndex:
         for field, (first, count) in enumerate(zip(self.first_F, self.length_F, strict=True)):
             content = self.stream.sequence(first, count) if count else empty
             self._text_F[field] = texts.setdefault(content, len(texts))
+        _, first_X = np.unique(self._text_F, return_index=True)
+        self._alike_F = first_X[self._text_F]
 
     def _group_positions(self) -> None:
         ngram, stream = self.profile.ngram, self.stream
@@ -84,7 +88,7 @@ class EvaluationIndex:
             self.first_G = np.cumsum(self.size_G) - self.size_G
         del self._group
         # Several times as many hash prefixes as n-grams: most training n-grams end here.
-        self._shift, self._seen = _prefixes(self.hash_G)
+        self._seen = Seen(self.hash_G)
         # The rest are looked for among the few with the same prefix, found by where each prefix begins.
         bits = max(1, len(self.hash_G).bit_length())
         self._bucket_shift = np.uint64(64 - bits)
@@ -101,34 +105,35 @@ class EvaluationIndex:
         common = np.bincount(pairs // texts, minlength=count) > bound.texts
         triples = distinct((sequence * tasks + task_F[field]) * texts + self._text_F[field]) // texts
         pairs, held_in = np.unique(triples, return_counts=True)
-        texts_of_task = np.bincount(distinct(task_F * texts + self._text_F) // texts, minlength=tasks)
-        allowed = np.maximum(bound.texts_of_one, bound.share_of_one * texts_of_task)
-        common[pairs[held_in > allowed[pairs % tasks]] // tasks] = True
+        common[pairs[held_in > bound.texts_of_one] // tasks] = True
         return common
 
     def _count_weights(self) -> None:
         self.indexed_P = np.zeros(len(self.field_P), dtype=bool)
         self.indexed_P[self.positions] = True
         if self.profile.boilerplate is None:
+            self.coverable_P = np.ones(len(self.field_P), dtype=bool)
             self.weight_F = self.length_F
         else:
-            coverable = covered_tokens(self.indexed_P, self.profile.ngram)
-            self.weight_F = np.bincount(self.field_P[coverable], minlength=len(self.item_F))
+            self.coverable_P = covered_tokens(self.indexed_P, self.profile.ngram)
+            self.weight_F = np.bincount(self.field_P[self.coverable_P], minlength=len(self.item_F))
         self.largest_weight = int(self.weight_F.max(initial=1))
         self.fields_I = np.bincount(self.item_F[self.weight_F > 0], minlength=len(self.items))
-        weight_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items))
-        self.least_I = np.minimum(self.profile.least_covered, weight_I)
+        self._own_P = np.flatnonzero(self.coverable_P)
+        self.own_count_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items)).astype(np.int64)
+        self._texts_of = list(zip(self._alike_F.tolist(), self.weight_F.tolist(), strict=True))
+        self._field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
+        self._own_first_I = np.cumsum(self.own_count_I) - self.own_count_I
+        self._digit_P = self.stream.has_digit_T
 
     def _keep_the_rest(self) -> None:
         self.whole: dict[bytes, list[int]] = {}
         self.phrases: dict[bytes, list[int]] = {}
         place: dict[bytes, tuple[int, int]] = {}
         if self.profile.phrase is not None:
-            first_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1))
             for item in np.flatnonzero(self.fields_I == 0).tolist():
-                fields = slice(first_I[item], first_I[item + 1])
-                if count := int(self.length_F[fields].sum()):
-                    first = int(self.first_F[fields][0])
+                first, count = self.place(item)
+                if count:
                     content = self.stream.sequence(first, count)
                     self.whole.setdefault(content, []).append(item)
                     place[content] = first, count
@@ -136,10 +141,12 @@ class EvaluationIndex:
         least = self.profile.phrase or 0
         short = {content: at for content, at in place.items() if least <= at[1] < self.profile.ngram}
         self.phrases = {content: self.whole[content] for content in short}
-        hashes = [
-            self.hashing.of_sequences(self._hash_P[first : first + count], count)[0] for first, count in short.values()
+        hashes = [self.hash_of(first, count) for first, count in short.values()]
+        self._phrase_seen = Seen(np.array(hashes, dtype=np.uint64))
+        heads = [
+            self.hashing.of_sequences(self._hash_P[first : first + least], least)[0] for first, _ in short.values()
         ]
-        self._phrase_shift, self._phrase_seen = _prefixes(np.array(hashes, dtype=np.uint64))
+        self._head_seen = Seen(np.array(heads, dtype=np.uint64))
         if self.phrases and self.profile.boilerplate is not None:
             number = {content: n for n, content in enumerate(short)}
             found = self.find_phrases(self.stream, self.field_P, self._hash_P)
@@ -147,18 +154,64 @@ class EvaluationIndex:
             common = self._common(held[:, 0], held[:, 1], len(short)) if len(held) else np.zeros(len(short), dtype=bool)
             self.phrases = {content: self.whole[content] for content, n in number.items() if not common[n]}
 
+    def own_texts(self, item: int) -> list[int]:
+        """The item's fields that can be covered, each by the first field of its text."""
+        return [text for text, weight in self._texts_of[self._field_I[item] : self._field_I[item + 1]] if weight]
+
+    def own_tokens(self, field: int) -> list[bytes]:
+        """The tokens of a field that can be covered."""
+        first, stop = int(self.first_F[field]), int(self.first_F[field] + self.length_F[field])
+        return list(itertools.compress(tokens_of(self.stream, first, stop), self.coverable_P[first:stop].tolist()))
+
+    def shares_at_most(
+        self, row_T: np.ndarray, hash_T: np.ndarray, row_M: np.ndarray, item_M: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds, M each, on the share of an item's own tokens that stand in a row in order: as many as stand in it at
+        all; and the same where a token with a digit may be any other."""
+        if not len(row_M):
+            return np.zeros(0), np.zeros(0)
+        salt_R = np.arange(int(row_M.max()) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        wanted_R = np.zeros(len(salt_R), dtype=bool)
+        wanted_R[row_M] = True
+        of_rows = row_T < len(salt_R)
+        of_rows[of_rows] = wanted_R[row_T[of_rows]]
+        held = distinct(hash_T[of_rows] ^ salt_R[row_T[of_rows]])
+        positions, first_M = ranges(self._own_first_I[item_M], self.own_count_I[item_M])
+        positions = self._own_P[positions]
+        pair = np.repeat(np.arange(len(row_M)), self.own_count_I[item_M])
+        sought = self._hash_P[positions] ^ salt_R[row_M[pair]]
+        there = held[np.minimum(np.searchsorted(held, sought), len(held) - 1)] == sought
+        part = 1 / (self.weight_F[self.field_P[positions]] * self.fields_I[item_M[pair]])
+        exact = np.add.reduceat(part * there, first_M)
+        return exact, np.add.reduceat(part * (there | self._digit_P[positions]), first_M)
+
+    def ngrams_of(self, item: int) -> np.ndarray:
+        """The numbers of the item's n-grams that count."""
+        first, count = self.place(item)
+        return self.numbers_at(first + np.flatnonzero(self.indexed_P[first : first + count]))
+
+    def place(self, item: int) -> tuple[int, int]:
+        """The item's first token in the stream of all items, and the number of its tokens."""
+        fields = slice(self._field_I[item], self._field_I[item + 1])
+        return int(self.first_F[fields][0]), int(self.length_F[fields].sum())
+
     def look_up(self, stream: TokenStream, unit_T: np.ndarray, hashes_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of ``stream`` at which an indexed n-gram begins, all in one unit, and the number of that n-gram.
 
         ``unit_T``: what an n-gram may not leave, ascending; ``hashes_T``: of the n-gram from each token on.
         """
-        begins = windows(unit_T, self.profile.ngram)
-        hashes = hashes_T[: len(begins)] if len(begins) == len(hashes_T) else hashes_T[begins]
-        likely = np.flatnonzero(self._seen[hashes >> self._shift])
-        begins, found_G = begins[likely], self._numbers(hashes[likely])
+        last = self.profile.ngram - 1
+        ends_T, begins_T = unit_T[last:], unit_T[: max(0, len(unit_T) - last)]
+        hashes = hashes_T[: len(begins_T)]
+        begins = np.flatnonzero(self._seen.likely(hashes) & (begins_T == ends_T))
+        found_G = self._numbers(hashes[begins])
         begins, found_G = begins[found_G >= 0], found_G[found_G >= 0]
         same = self._same(stream, begins, self.positions[self.first_G[found_G]])
         return begins[same], found_G[same]
+
+    def hash_of(self, position: int, count: int) -> np.uint64:
+        """Of the ``count`` tokens (at most an n-gram's) from ``position`` on."""
+        return self.hashing.of_sequences_at(self._hash_P, np.array([position]), count)[0]
 
     def numbers_at(self, positions: np.ndarray) -> np.ndarray:
         """The numbers of the n-grams that begin at ``positions``, all of which count."""
@@ -188,13 +241,16 @@ class EvaluationIndex:
         """
         if not self.phrases:
             return
+        least = self.profile.phrase or 1
         first_N = np.flatnonzero(stream.marked_T[:-1]) if alone else np.arange(len(unit_T))
-        for count in range(self.profile.phrase or 1, self.profile.ngram):
+        first_N = first_N[: np.searchsorted(first_N, len(unit_T) - least, "right")]
+        first_N = first_N[self._head_seen.likely(self.hashing.of_sequences_at(hash_T, first_N, least))]
+        for count in range(least, self.profile.ngram):
             first_N = first_N[first_N + count <= len(unit_T)]
             likely = first_N[unit_T[first_N] == unit_T[first_N + count - 1]]
             likely = likely[stream.marked_T[likely + count]] if alone else likely
             hashes = self.hashing.of_sequences_at(hash_T, likely, count)
-            for first in likely[self._phrase_seen[hashes >> self._phrase_shift]].tolist():
+            for first in likely[self._phrase_seen.likely(hashes)].tolist():
                 content = stream.sequence(first, count)
                 if content in self.phrases:
                     yield first, count, content
@@ -227,9 +283,17 @@ def covered_tokens(begins: np.ndarray, ngram: int) -> np.ndarray:
     return np.cumsum(marks)[: len(begins)] > 0
 
 
-def _prefixes(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray]:
-    bits = min(28, max(20, int(8 * len(hashes)).bit_length()))
-    shift = np.uint64(64 - bits)
-    seen = np.zeros(1 << bits, dtype=bool)
-    seen[hashes >> shift] = True
-    return shift, seen
+class Seen:
+    """The prefixes of hashes, a bit each and several times as many as there are hashes: most others are told apart."""
+
+    def __init__(self, hashes: np.ndarray):
+        bits = min(28, max(20, int(8 * len(hashes)).bit_length()))
+        self._shift = np.uint64(64 - bits)
+        seen = np.zeros(1 << bits, dtype=bool)
+        seen[hashes >> self._shift] = True
+        self._bits = np.packbits(seen, bitorder="little")
+
+    def likely(self, hashes: np.ndarray) -> np.ndarray:
+        """bool: False only for hashes that are not among them."""
+        prefix = (hashes >> self._shift).astype(np.uint32)
+        return (self._bits[prefix >> 3] >> (prefix & 7).astype(np.uint8) & 1).view(bool)

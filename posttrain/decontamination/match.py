@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from posttrain.decontamination.alignment import Reading, near, tokens_of
 from posttrain.decontamination.index import EvaluationIndex, distinct
-from posttrain.decontamination.tokens import lay_out
+from posttrain.decontamination.tokens import TokenStream, lay_out
 from posttrain.errors import PosttrainError
 
 TrainRow = tuple[str, Sequence[str]]
@@ -32,13 +33,14 @@ class Batch(Protocol):
 
 BATCH_CHARACTERS = 1 << 19
 ROW_CHARACTERS = 8  # what a row counts beside its text: rows without any must not pile up
+LONG = 4  # times as many tokens as the item has
 EXPANDED = 1 << 21  # (row, position) pairs that are held at once
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
     """M pairs, by row and then item: row ``row_M`` of the batch covers ``coverage_M`` of item ``item_M`` of the index,
-    more than the threshold."""
+    more than the threshold; or has as much of it in order, where the profile looks at that."""
 
     row_M: np.ndarray
     item_M: np.ndarray
@@ -88,7 +90,12 @@ def match_batch(index: EvaluationIndex, rows: Sequence[Sequence[str]], threshold
     unit_T = row_T if index.profile.joint_turns else stream.text_T
     hash_T = index.hashing.of_tokens(stream)
     begins, ngrams = index.look_up(stream, unit_T, index.hashing.of_sequences(hash_T, index.profile.ngram))
-    found = _covered_items(index, row_T[begins], ngrams, threshold)
+    alignment = index.profile.alignment
+    if alignment is None:
+        found, _ = _covered_items(index, row_T[begins], ngrams, threshold, threshold)
+    else:
+        touched, over = _covered_items(index, row_T[begins], ngrams, min(threshold, alignment.touched), threshold)
+        found = _aligned(index, stream, row_T, hash_T, begins, ngrams, touched, over, threshold)
 
     equal = set()
     if index.whole:
@@ -112,11 +119,58 @@ def match_batch(index: EvaluationIndex, rows: Sequence[Sequence[str]], threshold
     return Matches(row_M[order], item_M[order], coverage_M[order])
 
 
-def _covered_items(index: EvaluationIndex, row_H: np.ndarray, ngram_H: np.ndarray, threshold: Fraction) -> Matches:
-    """From H hits (a row holds an n-gram) to matches."""
+def _aligned(
+    index: EvaluationIndex,
+    stream: TokenStream,
+    row_T: np.ndarray,
+    hash_T: np.ndarray,
+    begins: np.ndarray,
+    ngram_H: np.ndarray,
+    touched: Matches,
+    over_M: np.ndarray,
+    threshold: Fraction,
+) -> Matches:
+    """Of the pairs that share enough n-grams to be looked at, those covered over the threshold, and those that have as
+    much of the item in order. In a row many times as long as the item only what is near the shared n-grams is read."""
+    assert index.profile.alignment is not None
+    numbers_alike = max(threshold, index.profile.alignment.numbers_alike)
+    kept_M, coverage_M = over_M.copy(), touched.coverage_M.copy()
+    looked_at = np.flatnonzero(~over_M)
+    most, most_alike = index.shares_at_most(row_T, hash_T, touched.row_M[looked_at], touched.item_M[looked_at])
+    likely, likely_alike = most > float(threshold) - 1e-9, most_alike > float(numbers_alike) - 1e-9
+    read = np.flatnonzero(likely | likely_alike)
+    row_N, item_N = touched.row_M[looked_at[read]], touched.item_M[looked_at[read]]
+    first_N, stop_N = np.searchsorted(row_T, row_N), np.searchsorted(row_T, row_N, "right")
+    long_N = stop_N - first_N > LONG * index.own_count_I[item_N]
+    last, whole = -1, Reading([])
+    columns = (looked_at[read], row_N, item_N, first_N, stop_N, long_N, likely[read], likely_alike[read])
+    for m, row, item, first, stop, long, exact, alike in zip(*(column.tolist() for column in columns), strict=True):
+        if long:
+            hits = slice(*np.searchsorted(begins, (first, stop)).tolist())
+            shared = begins[hits][np.isin(ngram_H[hits], index.ngrams_of(item))]
+            parts = near(shared, int(index.own_count_I[item]) + index.profile.ngram, first, stop)
+            reading = Reading([token for part in parts for token in tokens_of(stream, *part)])
+        else:
+            if row != last:
+                last, whole = row, Reading(tokens_of(stream, first, stop))
+            reading = whole
+        texts, own = index.own_texts(item), index.own_tokens
+        share = reading.share_over(threshold, texts, own, numbers_alike=False) if exact else 0.0
+        if not share and alike:
+            share = reading.share_over(numbers_alike, texts, own, numbers_alike=True)
+        if share:
+            kept_M[m], coverage_M[m] = True, share
+    return Matches(touched.row_M[kept_M], touched.item_M[kept_M], coverage_M[kept_M])
+
+
+def _covered_items(
+    index: EvaluationIndex, row_H: np.ndarray, ngram_H: np.ndarray, least: Fraction, threshold: Fraction
+) -> tuple[Matches, np.ndarray]:
+    """From H hits (a row holds an n-gram) to the M matches over ``threshold``, or over ``least`` with n-grams of every
+    field; bool, M: which are over ``threshold``."""
     grams = max(1, len(index.hash_G))
     row_H, ngram_H = np.divmod(distinct(row_H * grams + ngram_H), grams)
-    parts = [Matches(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))]
+    parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=bool))]
     size_H = index.size_G[ngram_H]
     expanded_H = np.cumsum(size_H)
     begin = 0
@@ -127,14 +181,20 @@ def _covered_items(index: EvaluationIndex, row_H: np.ndarray, ngram_H: np.ndarra
         if end <= begin:
             end = np.searchsorted(row_H, row_H[begin], "right")
         part = slice(begin, end)
-        parts.append(_covered_part(index, row_H[part], index.first_G[ngram_H[part]], size_H[part], threshold))
+        parts.append(_covered_part(index, row_H[part], index.first_G[ngram_H[part]], size_H[part], least, threshold))
         begin = end
-    return Matches(*(np.concatenate(column) for column in zip(*(vars(p).values() for p in parts), strict=True)))
+    *columns, over_M = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Matches(*columns), over_M
 
 
 def _covered_part(
-    index: EvaluationIndex, row_H: np.ndarray, first_H: np.ndarray, size_H: np.ndarray, threshold: Fraction
-) -> Matches:
+    index: EvaluationIndex,
+    row_H: np.ndarray,
+    first_H: np.ndarray,
+    size_H: np.ndarray,
+    least: Fraction,
+    threshold: Fraction,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     ngram, tokens_in_all = index.profile.ngram, len(index.field_P)
     shift = np.repeat(first_H - (np.cumsum(size_H) - size_H), size_H)
     positions = index.positions[shift + np.arange(len(shift))]
@@ -151,24 +211,28 @@ def _covered_part(
     first_of_item = np.flatnonzero(np.concatenate(([True], (items[1:] != items[:-1]) | (row[1:] != row[:-1]))))
     ends = np.append(first_of_item[1:], len(fields))
     coverage = np.add.reduceat(covered / index.weight_F[fields], first_of_item)
-    enough = np.add.reduceat(covered, first_of_item) >= index.least_I[items[first_of_item]]
     items, row = items[first_of_item], row[first_of_item]
     coverage = coverage / index.fields_I[items]
-    over = coverage > float(threshold)
     touched = ends - first_of_item
-    # Where only one field of an item is touched, whole numbers tell, unless they could be too great for 64 bits.
-    largest = threshold.denominator * index.largest_weight * int(index.fields_I.max(initial=1))
-    one = np.flatnonzero(touched == 1) if largest < 1 << 62 else np.zeros(0, dtype=np.int64)
-    of_one, weight = covered[first_of_item[one]], index.weight_F[fields[first_of_item[one]]]
-    over[one] = of_one * threshold.denominator > weight * index.fields_I[items[one]] * threshold.numerator
-    near = np.abs(coverage - float(threshold)) < 1e-9
-    near[one] = False
-    for i in np.flatnonzero(near):
-        part = slice(first_of_item[i], ends[i])
-        exact = sum(map(Fraction, covered[part].tolist(), index.weight_F[fields[part]].tolist()))
-        over[i] = exact / int(index.fields_I[items[i]]) > threshold
-    over &= enough
-    return Matches(row[over], items[over], coverage[over])
+
+    def over(bound: Fraction) -> np.ndarray:
+        over = coverage > float(bound)
+        # Where only one field of an item is touched, whole numbers tell, unless they could be too great for 64 bits.
+        largest = bound.denominator * index.largest_weight * int(index.fields_I.max(initial=1))
+        one = np.flatnonzero(touched == 1) if largest < 1 << 62 else np.zeros(0, dtype=np.int64)
+        of_one, weight = covered[first_of_item[one]], index.weight_F[fields[first_of_item[one]]]
+        over[one] = of_one * bound.denominator > weight * index.fields_I[items[one]] * bound.numerator
+        close = np.abs(coverage - float(bound)) < 1e-9
+        close[one] = False
+        for i in np.flatnonzero(close):
+            part = slice(first_of_item[i], ends[i])
+            exact = sum(map(Fraction, covered[part].tolist(), index.weight_F[fields[part]].tolist()))
+            over[i] = exact / int(index.fields_I[items[i]]) > bound
+        return over
+
+    enough = over(threshold)
+    kept = enough if least == threshold else enough | over(least) & (touched == index.fields_I[items])
+    return row[kept], items[kept], coverage[kept], enough[kept]
 
 
 def _batches(rows: Iterable[TrainRow]) -> Iterator[list[TrainRow]]:

@@ -97,7 +97,7 @@ def find_overlaps(
     evaluations: Evaluations | EvaluationIndex,
     *,
     profile: ProfileName = "strict",
-    item_threshold: float = 0.5,
+    item_threshold: float | None = None,
     set_threshold: float = 0.02,
     pairs_shown: int = 200,
     processes: int = 1,
@@ -105,15 +105,17 @@ def find_overlaps(
 ) -> DecontaminationReport:
     """The overlaps of one training set with every evaluation, by the paper's rule (§3.2) on the profile's n-grams.
 
-    An item overlaps if one row covers more than ``item_threshold`` of its tokens; the set is contaminated for an
-    evaluation if more than ``set_threshold`` of its items overlap. Thresholds are taken as the decimals they print as.
+    An item overlaps if one row covers more than ``item_threshold`` of its tokens (None: the profile's); the set is
+    contaminated for an evaluation if more than ``set_threshold`` of its items overlap. Thresholds are taken as the
+    decimals they print as.
     ``train``: (id, user turns), read once and never held; what is kept are the numbers of the rows that overlap and
     the ``pairs_shown`` best pairs of each evaluation. An index that was built once may stand for the evaluations; its
     profile then counts. ``on_rows`` is told how many rows each batch held. Raises PosttrainError if one of several
     ``processes`` dies.
     """
-    _require_shares(item_threshold=item_threshold, set_threshold=set_threshold)
     index = evaluations if isinstance(evaluations, EvaluationIndex) else EvaluationIndex(evaluations, PROFILES[profile])
+    item_threshold = index.profile.threshold if item_threshold is None else item_threshold
+    _require_shares(item_threshold=item_threshold, set_threshold=set_threshold)
     batches = match_batches(index, train, Fraction(str(item_threshold)), processes=processes)
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
     return report_on(index, batches, **thresholds, pairs_shown=pairs_shown, on_rows=on_rows)

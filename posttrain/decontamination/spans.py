@@ -147,14 +147,13 @@ def _whole(
 ) -> Spans:
     """Where the turns ``texts`` hold the item's tokens: a phrase where it stands alone, else a whole turn, or all."""
     fields, hashing = index.items[item][1].fields, index.hashing
-    wanted = lay_out(fields, index.profile.splitting)
-    count, content = len(wanted.begin_T), wanted.sequence(0, len(wanted.begin_T))
+    place, count = index.place(item)
+    content = index.stream.sequence(place, count)
     first, stop = int(stream.first_X[texts.start]), int((stream.first_X + stream.count_X)[texts.stop - 1])
     if content in index.phrases:
         begins = first + np.flatnonzero(stream.marked_T[first : stop - count + 1])
         begins = begins[stream.marked_T[begins + count]]
-        sought = hashing.of_sequences(hashing.of_tokens(wanted), count)[0]
-        begins = begins[hashing.of_sequences_at(hash_T, begins, count) == sought]
+        begins = begins[hashing.of_sequences_at(hash_T, begins, count) == index.hash_of(place, count)]
     else:
         borders = np.append(stream.first_X[texts], stop)
         begins = np.unique(borders[np.isin(borders + count, borders)])

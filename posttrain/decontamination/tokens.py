@@ -32,7 +32,8 @@ _PATTERNS: dict[Splitting, re.Pattern[str]] = {
 }
 _UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 _UNSPACED_ANY = re.compile(f"[{_UNSPACED}{_UNSPACED_SEPARATORS}]")
-_SENTENCE_MARK = np.isin(np.arange(256), list(b'.?!:;()"\n'))  # what ends a sentence, or sets a quotation apart
+# 1 for what ends a sentence, or sets a quotation apart.
+_MARKS = bytes(byte in b'.?!:;()"\n' for byte in range(256))
 _SPACE = ord(" ")
 _TO_SPACE = bytes(_SPACE if byte in _SEPARATOR_BYTES else byte for byte in range(256))
 
@@ -84,11 +85,18 @@ class TokenStream:
         return spans[first - self.first_X[number]][0], spans[last - self.first_X[number]][1]
 
     @cached_property
+    def has_digit_T(self) -> np.ndarray:
+        """bool, T: whether an ASCII digit stands in each token."""
+        digits = np.cumsum((self.bytes_C >= ord("0")) & (self.bytes_C <= ord("9")))
+        before = np.concatenate(([0], digits))
+        return before[self.end_T] > before[self.begin_T]
+
+    @cached_property
     def marked_T(self) -> np.ndarray:
         """bool, T + 1: whether a sentence mark or a text's border stands before each token, and at the end."""
         if not len(self.begin_T):
             return np.ones(1, dtype=bool)
-        marks, begin_T = _SENTENCE_MARK[np.frombuffer(self._raw, np.uint8)], self._raw_begin_T
+        marks, begin_T = np.frombuffer(self._raw.translate(_MARKS), bool), self._raw_begin_T
         gap_T = np.diff(begin_T) - (self.end_T - self.begin_T)[:-1]
         marked = np.concatenate(([True], marks[begin_T[1:] - 1], [True]))
         wide = np.flatnonzero(~marked[1:-1] & (gap_T > 1))

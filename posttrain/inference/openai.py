@@ -3,10 +3,10 @@
 import asyncio
 import json
 import os
-import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from posttrain.inference.protocols import ChatAnswer, ChatFailure, ChatRequest, 
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds before a request is tried again
+TOGETHER = 0.05  # seconds that a finished answer may wait, so that many change threads and reach the disk at once
 ALL_REFUSED = 20  # requests refused before any is answered: then it is the settings, not the requests
 
 
@@ -88,9 +89,13 @@ class OpenAIEndpoint:
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=f"endpoint {self.model}", daemon=True)
-        self._done: queue.SimpleQueue[ChatAnswer | ChatFailure | BaseException] = queue.SimpleQueue()
+        self._sent: deque[tuple[ChatRequest, float]] = deque()  # handed over to the loop, not begun
+        self._done: deque[ChatAnswer | ChatFailure | BaseException] = deque()
+        self._ripe = threading.Event()  # it is time to look into _done
+        self._ripens: asyncio.TimerHandle | None = None
         self._admission = Admission(server.concurrency, server.patience, time.monotonic)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._resting = 0  # tasks that wait before another attempt
         self._jitter = random.Random()  # spreads retries; no output hangs on it
         self._outstanding = 0
         self._stopped: BaseException | None = None
@@ -98,8 +103,8 @@ class OpenAIEndpoint:
 
     @property
     def outstanding(self) -> int:
-        """Requests submitted and not collected."""
-        return self._outstanding
+        """Requests submitted and not collected; and the error, once there is one, that `collect` is still to raise."""
+        return self._outstanding + (self._stopped is not None)
 
     def submit(self, request: ChatRequest) -> bool:
         """Takes a request if there is room and money for it now; else collect first."""
@@ -111,22 +116,24 @@ class OpenAIEndpoint:
                 raise self.budget.reached(self.model)
             return False
         self._outstanding += 1
-        self._loop.call_soon_threadsafe(self._begin, request, reserved)
+        self._sent.append((request, reserved))
+        if len(self._sent) == 1:  # else the loop is called already, and has not looked yet
+            self._loop.call_soon_threadsafe(self._begin)
         return True
 
     def collect(self, *, wait: bool = True) -> list[ChatAnswer | ChatFailure]:
-        """All that is finished; with ``wait`` at least one, if any is outstanding."""
+        """What is finished, many together (see `TOGETHER`); with ``wait`` at least one, if any is outstanding."""
         found: list[ChatAnswer | ChatFailure] = []
-        while self._outstanding:
-            try:
-                one = self._done.get(block=wait and not found)
-            except queue.Empty:
-                break
-            self._outstanding -= 1
-            if isinstance(one, BaseException):
-                self._stopped = self._stopped or one
-            else:
-                found.append(one)
+        while self._outstanding and not found and (wait or self._ripe.is_set()):
+            self._ripe.wait()
+            self._ripe.clear()
+            while self._done:
+                one = self._done.popleft()
+                self._outstanding -= 1
+                if isinstance(one, BaseException):
+                    self._stopped = self._stopped or one
+                else:
+                    found.append(one)
         if not found and not self._outstanding and self._stopped is not None:
             raise self._stopped
         return found
@@ -135,7 +142,7 @@ class OpenAIEndpoint:
         """Yields each answer as it comes. A request that stays without one is left out (`ask` reports it)."""
         waiting = iter(requests)
         request = next(waiting, None)
-        while request is not None or self._outstanding:
+        while request is not None or self.outstanding:
             while request is not None and self.submit(request):
                 request = next(waiting, None)
             yield from (one for one in self.collect() if isinstance(one, ChatAnswer))
@@ -149,6 +156,7 @@ class OpenAIEndpoint:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._sent.clear()
         for task in self._tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
@@ -156,21 +164,43 @@ class OpenAIEndpoint:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
-    def _begin(self, request: ChatRequest, reserved: float) -> None:
-        task = self._loop.create_task(self._answer(request, reserved))
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+    def _begin(self) -> None:
+        """As many workers as may fly; those that rest before another attempt do not count."""
+        while self._sent and len(self._tasks) - self._resting < self.server.concurrency:
+            task = self._loop.create_task(self._work(*self._sent.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._done.put(error)
+            self._hand_over(error)
+        self._begin()
 
-    async def _answer(self, request: ChatRequest, reserved: float) -> None:
-        try:
-            self._done.put(await self._attempts(request))
-        finally:
-            self.budget.settle(reserved, 0.0)
+    async def _work(self, request: ChatRequest, reserved: float) -> None:
+        """One request after the other: the next is sent before the loop turns to the answers of others."""
+        while True:
+            try:
+                self._hand_over(await self._attempts(request))
+            finally:
+                self.budget.settle(reserved, 0.0)
+            if not self._sent:
+                return
+            request, reserved = self._sent.popleft()
+
+    def _hand_over(self, one: ChatAnswer | ChatFailure | BaseException) -> None:
+        """To the thread that collects: at once if those waiting for a place in flight might run out, else soon."""
+        self._done.append(one)
+        if len(self._done) >= min(self.server.concurrency // 2 + 1, self._outstanding):
+            self._ripen()
+        elif self._ripens is None:
+            self._ripens = self._loop.call_later(TOGETHER, self._ripen)
+
+    def _ripen(self) -> None:
+        if self._ripens is not None:
+            self._ripens.cancel()
+            self._ripens = None
+        self._ripe.set()
 
     async def _attempts(self, request: ChatRequest) -> ChatAnswer | ChatFailure:
         failed = 0
@@ -211,7 +241,10 @@ class OpenAIEndpoint:
             if failed >= self.server.attempts:
                 return ChatFailure(request, "gave_up", f"{failed} attempts; the last: {fault.detail}")
             # Refusals for lack of capacity do not lengthen the wait: the admission paces all requests together.
+            self._resting += 1
+            self._begin()
             await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failed, 10)) * self._jitter.uniform(0.5, 1))
+            self._resting -= 1
 
     def _down(self, detail: str) -> EndpointDown:
         return EndpointDown(
@@ -222,7 +255,9 @@ class OpenAIEndpoint:
     async def _post(self, request: ChatRequest) -> ChatAnswer:
         openai = self._openai
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**self._body(request))
+            raw = await self._client.post(
+                "/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=self._body(request)
+            )
             body = json.loads(raw.content)
         except openai.APITimeoutError as error:
             raise _Fault("timeout", self._clean(error), overload=True, billed=True) from None
@@ -258,7 +293,7 @@ class OpenAIEndpoint:
             named = {"type": "json_schema", "json_schema": schema}
             body["response_format"] = named if server.structured == "json_schema" else {"type": "json_object"}
         if server.extra_body:
-            body["extra_body"] = dict(server.extra_body)
+            body |= server.extra_body
         return body
 
     def _read(self, request: ChatRequest, body: Any) -> ChatAnswer:

@@ -1,6 +1,6 @@
 """From draws to requests, and from answers to candidates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.inference.protocols import ChatAnswer, ChatRequest, SamplingParameters
@@ -10,25 +10,26 @@ from posttrain.preferences.pool import Draw
 
 def requests_to(
     model: str,
-    prompts: Sequence[VerifiablePrompt],
-    draws: Mapping[str, Sequence[Draw]],
+    prompts: Iterable[VerifiablePrompt],
+    draw: Callable[[str], Sequence[Draw]],
     *,
     seed: int,
     top_p: float,
     max_tokens: int,
-) -> list[ChatRequest]:
-    """All that ``model`` is asked, in the order of the prompts; a request's id is its prompt's."""
-    return [
+) -> Iterator[ChatRequest]:
+    """All that ``model`` is asked, in the order of the prompts; a request's id is its prompt's. ``draw``: who answers
+    the prompt of an id."""
+    return (
         ChatRequest(
             prompt.id,
             prompt.messages,
-            SamplingParameters(draw.member.temperature, top_p, max_tokens, seed=seed),
-            draw.sample_index,
+            SamplingParameters(one.member.temperature, top_p, max_tokens, seed=seed),
+            one.sample_index,
         )
         for prompt in prompts
-        for draw in draws[prompt.id]
-        if draw.member.model == model
-    ]
+        for one in draw(prompt.id)
+        if one.member.model == model
+    )
 
 
 def as_candidate(draw: Draw, answer: ChatAnswer, request: str | None = None) -> Candidate:

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
+from posttrain.artifacts.shelf import Numbered, Shelf
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.inference.journal import request_key
 from posttrain.inference.protocols import ChatAnswer, ChatFailure, ChatRequest, SamplingParameters
@@ -22,7 +24,7 @@ from posttrain.preferences.judge import AspectScore, Candidate, Judged
 LETTERS_PER_TOKEN = 2  # at the least, of prose
 TOKENS_PER_RATING = 40  # keys, marks and the number
 
-Answered = Sequence[tuple[VerifiablePrompt, Sequence[Candidate]]]
+Answered = Numbered[tuple[VerifiablePrompt, Sequence[Candidate]]]
 Asker = Callable[[Iterable[ChatRequest]], Iterator[ChatAnswer | ChatFailure]]
 
 
@@ -42,6 +44,11 @@ class JudgeOptions:
     max_tokens: int | None = None
     rationale_letters: int = RATIONALE_LETTERS
     seed: int = 0
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The aspects that each call asks for."""
+        return [self.aspects] if self.single_call else [(aspect,) for aspect in self.aspects]
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Tally:
     calls: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)  # answers, by why
     missing: int = 0  # calls without one readable answer
-    by_position: dict[int, list[int]] = field(default_factory=dict)  # ratings by the place shown, from 1
+    by_position: dict[int, Counter[int]] = field(default_factory=dict)  # ratings by the place shown, from 1
 
 
 def calls(answered: Answered, options: JudgeOptions) -> Iterator[Call]:
@@ -72,12 +79,11 @@ def calls(answered: Answered, options: JudgeOptions) -> Iterator[Call]:
 
     Answers that are blank are not shown; a prompt with fewer than two others is not judged.
     """
-    groups = [options.aspects] if options.single_call else [(aspect,) for aspect in options.aspects]
     for index, (prompt, candidates) in enumerate(answered):
         shown = [place for place, candidate in enumerate(candidates) if candidate.text.strip()]
         if len(shown) < 2:
             continue
-        for group in groups:
+        for group in options.groups:
             order = list(shown)
             Random(f"judge/{options.seed}/{prompt.id}/{'+'.join(group)}").shuffle(order)
             yield Call(index, group, tuple(order))
@@ -86,16 +92,21 @@ def calls(answered: Answered, options: JudgeOptions) -> Iterator[Call]:
 
 
 def judge_by_aspects(
-    answered: Answered, ask: Asker, model: str, options: JudgeOptions
-) -> tuple[list[tuple[Judged, ...]], Tally]:
+    answered: Answered, ask: Asker, model: str, options: JudgeOptions, folder: Path | None = None
+) -> tuple[Shelf[tuple[Judged, ...]], Tally]:
     """Rates every candidate; ``ask`` answers judge requests through the journal, in any order.
 
     A candidate's rating is the mean of its aspects' ratings, each the mean over the orders; aspects that are N/A or
-    missing stand aside; None if none is left.
+    missing stand aside; None if none is left. Ratings are on the disk, in ``folder``.
     """
     tally = Tally()
-    found: dict[tuple[int, str, int], list[tuple[bool, Rating]]] = {}  # prompt, aspect, candidate → (swapped, rating)
-    keys: dict[tuple[int, str], list[str]] = {}
+    groups, orders = options.groups, (False, True) if options.swap else (False,)
+    # By call: the candidates in the order shown, their ratings, the journal key.
+    read: Shelf[tuple[tuple[int, ...], list[dict[str, Rating]], str]] = Shelf(folder)
+
+    def place_of(prompt: int, group: tuple[str, ...], swapped: bool) -> int:
+        return (prompt * len(groups) + groups.index(group)) * len(orders) + swapped
+
     open_calls: Iterable[Call] = calls(answered, options)
     lost: list[Call] = []
     for attempt in range(options.attempts):
@@ -112,28 +123,34 @@ def judge_by_aspects(
                 refused = isinstance(one, ChatFailure) and one.reason == "refused"  # as it would be again
                 (lost if refused else again).append(call)
                 continue
-            for place, by_aspect in enumerate(ratings):
-                for aspect, rating in by_aspect.items():
-                    found.setdefault((call.prompt, aspect, call.order[place]), []).append((call.swapped, rating))
-                    if rating.value is not None:
-                        tally.by_position.setdefault(place + 1, []).append(rating.value)
-            for aspect in call.aspects:
-                keys.setdefault((call.prompt, aspect), []).append(request_key(model, one.request))
+            for place, by_aspect in enumerate(ratings, start=1):
+                values = (rating.value for rating in by_aspect.values() if rating.value is not None)
+                tally.by_position.setdefault(place, Counter()).update(values)
+            key = request_key(model, one.request)
+            read.put(place_of(call.prompt, call.aspects, call.swapped), (call.order, ratings, key))
         open_calls = sorted(again, key=lambda call: (call.prompt, call.aspects, call.swapped))
         if not again:
             break
     tally.missing = len(lost) + len(list(open_calls))
-    judged = []
-    for index, (_, candidates) in enumerate(answered):
-        row = []
+
+    def judged(index: int, candidates: Sequence[Candidate]) -> Iterator[Judged]:
+        found: dict[tuple[str, int], list[Rating]] = {}  # by aspect and candidate
+        keys: dict[str, list[str]] = {}
+        for group in groups:
+            for swapped in orders:
+                if (told := read.get(place_of(index, group, swapped))) is None:
+                    continue
+                for candidate, by_aspect in zip(told[0], told[1], strict=True):
+                    for aspect, rating in by_aspect.items():
+                        found.setdefault((aspect, candidate), []).append(rating)
+                for aspect in group:
+                    keys.setdefault(aspect, []).append(told[2])
         for place, candidate in enumerate(candidates):
-            scores = {
-                aspect: _score(found.get((index, aspect, place), []), keys.get((index, aspect), []))
-                for aspect in options.aspects
-            }
-            row.append(Judged(candidate, _mean([s.rating for s in scores.values()]), (), scores, model))
-        judged.append(tuple(row))
-    return judged, tally
+            scores = {a: _score(found.get((a, place), []), keys.get(a, [])) for a in options.aspects}
+            yield Judged(candidate, _mean([s.rating for s in scores.values()]), (), scores, model)
+
+    rows = (tuple(judged(index, candidates)) for index, (_, candidates) in enumerate(answered))
+    return Shelf.of(rows, folder), tally
 
 
 def judge_request(
@@ -173,10 +190,9 @@ def _read(one: ChatAnswer | ChatFailure, call: Call) -> list[dict[str, Rating]]:
         raise
 
 
-def _score(ratings: Sequence[tuple[bool, Rating]], keys: Sequence[str]) -> AspectScore:
-    ordered = sorted(ratings, key=lambda one: one[0])
-    values = tuple(rating.value for _, rating in ordered)
-    return AspectScore(_mean(values), values, tuple(rating.rationale for _, rating in ordered), tuple(sorted(keys)))
+def _score(ratings: Sequence[Rating], keys: Sequence[str]) -> AspectScore:
+    values = tuple(rating.value for rating in ratings)
+    return AspectScore(_mean(values), values, tuple(rating.rationale for rating in ratings), tuple(sorted(keys)))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -1,12 +1,15 @@
 """Answers with their ratings, and the rules judge: verifiers rate answers to prompts that carry their own checks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.preferences.pool import Member
 from posttrain.verifiers.verdict import Verdict
+
+BLOCK = 256  # prompts whose answers are verified together
 
 
 @dataclass(frozen=True)
@@ -52,24 +55,24 @@ class Verifiers(Protocol):
 
 
 def judge_by_rules(
-    answered: Sequence[tuple[VerifiablePrompt, Sequence[Candidate]]], verifiers: Verifiers
-) -> list[tuple[Judged, ...]]:
+    answered: Iterable[tuple[VerifiablePrompt, Sequence[Candidate]]], verifiers: Verifiers
+) -> Iterator[tuple[Judged, ...]]:
     """Rates every candidate of every prompt, in order, by the prompt's own checks."""
-    items = (
-        (verifier, candidate.text, label)
-        for prompt, candidates in answered
-        for candidate in candidates
-        for verifier, label in prompt.checks
-    )
-    verdicts = iter(verifiers.verify(items))
-    judged = []
-    for prompt, candidates in answered:
-        rows = []
-        for candidate in candidates:
-            found = tuple(next(verdicts) for _ in prompt.checks)
-            rows.append(Judged(candidate, rate(found, candidate.finished), found))
-        judged.append(tuple(rows))
-    return judged
+    rows = iter(answered)
+    while block := list(islice(rows, BLOCK)):
+        items = [
+            (verifier, candidate.text, label)
+            for prompt, candidates in block
+            for candidate in candidates
+            for verifier, label in prompt.checks
+        ]
+        verdicts = iter(verifiers.verify(items))
+        for prompt, candidates in block:
+            made = []
+            for candidate in candidates:
+                found = tuple(next(verdicts) for _ in prompt.checks)
+                made.append(Judged(candidate, rate(found, candidate.finished), found))
+            yield tuple(made)
 
 
 def rate(verdicts: Sequence[Verdict], finished: bool) -> float | None:

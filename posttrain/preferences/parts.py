@@ -1,10 +1,12 @@
 """A preference set's prompts out of parts: reused from SFT, not used there, with counts and without repetitions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from posttrain.artifacts.hashing import digest_json
+from posttrain.artifacts.shelf import Shelf
 from posttrain.data.rows import Conversation, Message, VerifiablePrompt
 
 
@@ -38,27 +40,27 @@ def fingerprint(messages: Sequence[Message]) -> str:
     return digest_json([[turn["role"], " ".join(turn["content"].lower().split())] for turn in messages])
 
 
-def gather(parts: Sequence[Part], used_in_sft: set[str], seed: int) -> tuple[list[VerifiablePrompt], list[Taken]]:
-    """The prompts of all parts, in order, none twice, and what each part gave.
+def gather(
+    parts: Sequence[Part], used_in_sft: set[str], seed: int, report: list[Taken], folder: Path | None = None
+) -> Iterator[VerifiablePrompt]:
+    """The prompts of all parts, in order, none twice; what each part gave is put into ``report`` once it is through.
 
     ``used_in_sft``: fingerprints. Of a part with more than its ``count``, those with the smallest hash of (seed, id):
-    the same ones whatever the order of the rows.
+    the same ones whatever the order of the rows. A part's prompts are on the disk meanwhile, in ``folder``.
     """
     taken: set[str] = set()
     ids: set[str] = set()
-    prompts: list[VerifiablePrompt] = []
-    report = []
     for number, part in enumerate(parts):
-        found = [p for p in part.prompts if p.messages and p.messages[-1]["role"] == "user"]
-        if part.take != "all":
-            found = [p for p in found if (fingerprint(p.messages) in used_in_sft) == (part.take == "reused")]
-        available = len(found)
+        found = Shelf.of(_let_through(part, used_in_sft), folder)
+        order: Sequence[int] = range(len(found))
         if part.count is not None:
-            found.sort(key=lambda p: digest_json([seed, p.id]))
+            marks = [digest_json([seed, prompt.id]) for prompt in found]
+            order = sorted(order, key=marks.__getitem__)
         used = repeated = 0
-        for prompt in found:
+        for position in order:
             if part.count is not None and used == part.count:
                 break
+            prompt = found[position]
             made = part.change(prompt) if part.change else prompt
             mark = fingerprint(made.messages)
             if mark in taken:
@@ -68,7 +70,13 @@ def gather(parts: Sequence[Part], used_in_sft: set[str], seed: int) -> tuple[lis
             if made.id in ids:
                 made = replace(made, id=f"{made.id}#{number}.{used}")
             ids.add(made.id)
-            prompts.append(made)
             used += 1
-        report.append(Taken(available, repeated, used))
-    return prompts, report
+            yield made
+        report.append(Taken(len(found), repeated, used))
+
+
+def _let_through(part: Part, used_in_sft: set[str]) -> Iterator[VerifiablePrompt]:
+    for prompt in part.prompts:
+        if prompt.messages and prompt.messages[-1]["role"] == "user":
+            if part.take == "all" or (fingerprint(prompt.messages) in used_in_sft) == (part.take == "reused"):
+                yield prompt

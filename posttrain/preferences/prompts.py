@@ -1,9 +1,10 @@
 """The prompts that a preference set is built on."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from posttrain.artifacts.hashing import digest_json
 from posttrain.data.rows import Message, VerifiablePrompt
 
 BYTES_PER_TOKEN = 4  # of English, roughly
@@ -24,42 +25,27 @@ def estimated() -> Tokenization:
     )
 
 
-@dataclass(frozen=True)
-class Selection:
-    """``set_aside``: why prompts were left out, with the rows themselves."""
-
-    prompts: tuple[VerifiablePrompt, ...]
-    set_aside: Mapping[str, tuple[VerifiablePrompt, ...]] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {reason: len(prompts) for reason, prompts in self.set_aside.items()}
-
-
 def select_prompts(
     prompts: Iterable[VerifiablePrompt], tokenizations: Sequence[Tokenization], *, max_tokens: int
-) -> Selection:
-    """The prompts that every model can take, in order.
+) -> Iterator[tuple[VerifiablePrompt, str | None]]:
+    """Each prompt, in order, with None if every model can take it, else why it is set aside.
 
-    Set aside: ``repeated`` (its conversation or id came before: new pairs on an old prompt help no more, spec §4.2),
+    ``repeated`` (its conversation or id came before: new pairs on an old prompt help no more, spec §4.2),
     ``over_max_prompt_tokens`` and ``over_context`` (for at least one model; a model drawn for a prompt must be able to
     answer it).
     """
-    kept: list[VerifiablePrompt] = []
-    set_aside: dict[str, list[VerifiablePrompt]] = {}
-    seen: set[object] = set()
+    conversations: set[str] = set()
+    ids: set[str] = set()
     for prompt in prompts:
-        turns = tuple((message["role"], message["content"]) for message in prompt.messages)
+        conversation = digest_json([[message["role"], message["content"]] for message in prompt.messages])
         lengths = [tokenization.tokens(prompt.messages) for tokenization in tokenizations]
-        if turns in seen or prompt.id in seen:
-            reason = "repeated"
+        if conversation in conversations or prompt.id in ids:
+            yield prompt, "repeated"
         elif max(lengths) > max_tokens:
-            reason = "over_max_prompt_tokens"
+            yield prompt, "over_max_prompt_tokens"
         elif any(length >= t.context for length, t in zip(lengths, tokenizations, strict=True)):
-            reason = "over_context"
+            yield prompt, "over_context"
         else:
-            seen |= {turns, prompt.id}
-            kept.append(prompt)
-            continue
-        set_aside.setdefault(reason, []).append(prompt)
-    return Selection(tuple(kept), {reason: tuple(rows) for reason, rows in set_aside.items()})
+            conversations.add(conversation)
+            ids.add(prompt.id)
+            yield prompt, None

@@ -108,7 +108,7 @@ class Source(Strict):
 class Decontamination(Strict):
     profile: Literal["paper", "strict"] = "strict"
     suites: tuple[Literal["development", "unseen"], ...] = ("development", "unseen")
-    item_threshold: float = Field(0.5, ge=0, lt=1)  # share of an evaluation item's tokens covered by one training row
+    item_threshold: float | None = Field(None, ge=0, lt=1)  # of an item's tokens in one row; the profile's, if none
     set_threshold: float = Field(0.02, ge=0, lt=1)  # share of an evaluation's items
     on_contamination: Literal["drop_rows", "drop_set", "keep"] = "drop_rows"
 

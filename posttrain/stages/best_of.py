@@ -55,7 +55,7 @@ def run(context: StageContext) -> dict[str, Any]:
     places = range(wanted.samples)
     answered: Answered = [(p, [answers[p.id, i] for i in places if (p.id, i) in answers]) for p in prompts]
     with VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict") as verifiers:
-        checked = judge_by_rules(answered, verifiers)
+        checked = list(judge_by_rules(answered, verifiers))
     costs = {} if (spent := model.costs()) is None else {model.name: spent}
     scores = _scores(context, wanted, answered, [[one.rating for one in row] for row in checked], costs)
     rows, records = [], []

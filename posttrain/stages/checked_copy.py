@@ -46,7 +46,7 @@ def checked_copy(
     hub_mirror: Mapping[str, str] | None = None,
     profile: ProfileName = "strict",
     policy: Policy = "drop_rows",
-    item_threshold: float = 0.5,
+    item_threshold: float | None = None,
     set_threshold: float = 0.02,
     processes: int = 1,
     ray_workers: int = 0,
@@ -64,6 +64,7 @@ def checked_copy(
     index = EvaluationIndex({**of_suites, **(against or {})}, PROFILES[profile])
     rejects = Rejects(folder / "rejected.jsonl")
     shutil.rmtree(folder / "rejected", ignore_errors=True)  # those of an earlier check by Ray
+    item_threshold = index.profile.threshold if item_threshold is None else item_threshold
     thresholds = {"item_threshold": item_threshold, "set_threshold": set_threshold}
     if ray_workers:
         aside = folder / "rejected"

@@ -5,7 +5,7 @@ and why a prompt made no pair) and, if there are any, set_aside.jsonl (prompts n
 Answers of endpoints, and what they cost, stand in journals/ beside the artifact: one file a model, one line an answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from posttrain.artifacts.jsonl import write_jsonl
+from posttrain.artifacts.shelf import Numbered, Shelf
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.data.readers import write_rows
 from posttrain.data.rejects import Rejects
@@ -23,18 +24,18 @@ from posttrain.errors import PosttrainError
 from posttrain.inference.budget import BudgetReached
 from posttrain.inference.journal import request_key
 from posttrain.inference.openai import EndpointDown
-from posttrain.inference.protocols import ChatAnswer, ChatFailure
+from posttrain.inference.protocols import ChatAnswer, ChatFailure, ChatRequest
 from posttrain.models.load import load_config, load_tokenizer
 from posttrain.preferences.answers import as_candidate, requests_to
 from posttrain.preferences.aspect_judge import JudgeOptions, judge_by_aspects
 from posttrain.preferences.bias import judge_figures
-from posttrain.preferences.binarize import Policy, choose_pair, preference_pair, prompt_record
+from posttrain.preferences.binarize import Pairing, Policy, choose_pair, preference_pair, prompt_record
 from posttrain.preferences.figures import preference_figures
 from posttrain.preferences.judge import Candidate, Judged, judge_by_rules
 from posttrain.preferences.paper_pool import POOLS
-from posttrain.preferences.parts import Part, fingerprint, gather
+from posttrain.preferences.parts import Part, Taken, fingerprint, gather
 from posttrain.preferences.pool import Draw, Member, check_pool, draw_members
-from posttrain.preferences.prompts import Selection, Tokenization, estimated, select_prompts
+from posttrain.preferences.prompts import Tokenization, estimated, select_prompts
 from posttrain.recipe.schema import AspectJudge, Endpoint, NamedPool, PoolMember, Preferences, PromptSelection
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import Remote, at_once, name_of, open_model
@@ -48,6 +49,7 @@ VERSION = 2
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 
 Models = dict[str, str | Endpoint]
+Answered = tuple[VerifiablePrompt, list[Candidate]]
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -62,8 +64,7 @@ def run(context: StageContext) -> dict[str, Any]:
     check_pool(pool, settings.responses, settings.on_policy)
 
     rejects = Rejects(context.output / "rejected.jsonl")
-    selection, parts = load_prompts(context, models, rejects)
-    prompts = selection.prompts
+    prompts, set_aside, parts = load_prompts(context, models, rejects)
     check_names({verifier for prompt in prompts for verifier, _ in prompt.checks})
     if settings.judge == "rules" and (bare := [prompt.id for prompt in prompts if not prompt.checks]):
         raise PosttrainError(
@@ -71,14 +72,13 @@ def run(context: StageContext) -> dict[str, Any]:
             f"{bare[0]}). Take verifiable rows or add constraints to them, or let a model judge"
         )
 
-    # Who answers what is settled here, before anything is generated.
-    shares = {"responses": settings.responses, "on_policy": settings.on_policy}
-    draws = {prompt.id: draw_members(prompt.id, context.seed, policy, pool, **shares) for prompt in prompts}
+    def draw(prompt_id: str) -> tuple[Draw, ...]:
+        """Who answers the prompt: settled before anything is generated."""
+        shares = {"responses": settings.responses, "on_policy": settings.on_policy}
+        return draw_members(prompt_id, context.seed, policy, pool, **shares)
+
     progress.start("answers", len(prompts) * settings.responses, "answers")
-    candidates, unanswered, costs = ask_pool(context, models, prompts, draws)
-    answered = [
-        (p, [one for i in range(settings.responses) if (one := candidates.get((p.id, i))) is not None]) for p in prompts
-    ]
+    answered, unanswered, costs = ask_pool(context, models, prompts, draw)
 
     figures: dict[str, Any] = {}
     with VerifierPool(torch.get_num_threads(), VERIFIER_SECONDS, "strict") as verifiers:
@@ -86,12 +86,14 @@ def run(context: StageContext) -> dict[str, Any]:
             judged, figures = judge_by_model(context, settings.judge, answered, verifiers, costs)
             binarize = Policy(settings.judge.rejected, settings.judge.margin, settings.judge.verified)
         else:
-            judged, binarize = judge_by_rules(answered, verifiers), Policy()
+            judged, binarize = Shelf.of(judge_by_rules(answered, verifiers), context.checkpoints), Policy()
     pairings = [choose_pair(p.id, context.seed, rated, binarize) for p, rated in zip(prompts, judged, strict=True)]
 
-    made = list(zip(prompts, judged, pairings, strict=True))
-    write_jsonl(context.output / "candidates.jsonl", (prompt_record(*one) for one in made))
-    pairs = write_rows(context.output / "data.jsonl", (preference_pair(*one) for one in made if not one[2].reason))
+    def made() -> Iterator[tuple[VerifiablePrompt, tuple[Judged, ...], Pairing]]:
+        return zip(prompts, judged, pairings, strict=True)
+
+    write_jsonl(context.output / "candidates.jsonl", (prompt_record(*one) for one in made()))
+    pairs = write_rows(context.output / "data.jsonl", (preference_pair(*one) for one in made() if not one[2].reason))
     metrics = preference_figures(judged, pairings) | figures
     if costs:
         metrics["unanswered"], metrics["endpoints"] = unanswered, costs
@@ -103,7 +105,7 @@ def run(context: StageContext) -> dict[str, Any]:
             "told two answers apart. Draw from models that differ more, raise the temperature or max_response_tokens"
         )
     progress.note(f"{pairs} pairs from {len(prompts)} prompts; without a pair: {metrics['no_pair'] or 'none'}")
-    rows = {"prompts": len(prompts), "pairs": pairs, "rejected": rejects.count, **selection.counts}
+    rows = {"prompts": len(prompts), "pairs": pairs, "rejected": rejects.count, **set_aside}
     return {"rows": rows, "metrics": metrics}
 
 
@@ -123,66 +125,75 @@ def pool_of(settings: Preferences) -> list[tuple[str | Endpoint, float]]:
 
 
 def ask_pool(
-    context: StageContext, models: Models, prompts: Sequence[VerifiablePrompt], draws: dict[str, tuple[Draw, ...]]
-) -> tuple[dict[tuple[str, int], Candidate], dict[str, dict[str, int]], dict[str, Any]]:
-    """All answers by (prompt id, sample index); requests without one, by model and why; what endpoints cost.
+    context: StageContext,
+    models: Models,
+    prompts: Numbered[VerifiablePrompt],
+    draw: Callable[[str], Sequence[Draw]],
+) -> tuple[Shelf[Answered], dict[str, dict[str, int]], dict[str, Any]]:
+    """The prompts with their answers; requests without one, by model and why; what endpoints cost.
 
     Endpoints answer at once, local models one after another: one is in memory at a time. An endpoint that is down or
     has spent its budget does not keep the others from answering; then the stage stops, to be run again.
     """
     settings = context.settings
-    candidates: dict[tuple[str, int], Candidate] = {}
+    count = settings.responses
+    numbers = {prompt.id: number for number, prompt in enumerate(prompts)}
+    used = {one.member.model for prompt_id in numbers for one in draw(prompt_id)}
+    candidates: Shelf[Candidate] = Shelf(context.checkpoints)  # by number of the prompt and sample index
     unanswered: dict[str, dict[str, int]] = {}
     costs: dict[str, Any] = {}
     failed: dict[str, PosttrainError] = {}
-    wanted = {
-        name: requests_to(
-            name, prompts, draws, seed=context.seed, top_p=settings.top_p, max_tokens=settings.max_response_tokens
-        )
-        for name in models
-    }
+
+    def wanted(name: str) -> Iterator[ChatRequest]:
+        limits = {"top_p": settings.top_p, "max_tokens": settings.max_response_tokens}
+        return requests_to(name, prompts, draw, seed=context.seed, **limits)
 
     def take(name: str, one: ChatAnswer | ChatFailure) -> None:
-        place = one.request.id, one.request.sample_index
         if isinstance(one, ChatFailure):
             reasons = unanswered.setdefault(name, {})
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
         else:
             key = request_key(name, one.request) if isinstance(models[name], Endpoint) else None
-            candidates[place] = as_candidate(draws[place[0]][place[1]], one, key)
+            by = draw(one.request.id)[one.request.sample_index]
+            candidates.put(numbers[one.request.id] * count + by.sample_index, as_candidate(by, one, key))
         context.progress.advance()
 
     with ExitStack() as stack:
         remote = {
             name: stack.enter_context(closing(Remote(context, reference)))
             for name, reference in models.items()
-            if isinstance(reference, Endpoint) and wanted[name]
+            if isinstance(reference, Endpoint) and name in used
         }
-        for name, one in at_once({name: model.stream(wanted[name]) for name, model in remote.items()}, failed):
+        for name, one in at_once({name: model.stream(wanted(name)) for name, model in remote.items()}, failed):
             take(name, one)
         costs |= {name: model.costs() for name, model in remote.items()}
     for name, reference in models.items():
-        if isinstance(reference, str) and wanted[name] and not failed:
+        if isinstance(reference, str) and name in used and not failed:
             with closing(open_model(context, reference, settings)) as model:
-                for one in model.ask(wanted[name]):
+                for one in model.ask(wanted(name)):
                     take(name, one)
     if len(failed) == 1 and isinstance(error := next(iter(failed.values())), BudgetReached):
         raise error
     if failed:
+        wished = len(prompts) * count
         raise EndpointDown(
-            f"{len(candidates)} of {len(prompts) * settings.responses} answers are there, "
+            f"{sum(number in candidates for number in range(wished))} of {wished} answers are there, "
             f"but {len(failed)} of {len(models)} models answer no more:\n" + "\n".join(map(str, failed.values()))
         )
-    return candidates, unanswered, costs
+    rows = (
+        (prompt, [one for i in range(count) if (one := candidates.get(number * count + i)) is not None])
+        for number, prompt in enumerate(prompts)
+    )
+    return Shelf.of(rows, context.checkpoints), unanswered, costs
 
 
 def judge_by_model(
     context: StageContext,
     judge: AspectJudge,
-    answered: Sequence[tuple[VerifiablePrompt, Sequence[Candidate]]],
+    answered: Numbered[Answered],
     verifiers: VerifierPool,
     costs: dict[str, Any],
-) -> tuple[list[tuple[Judged, ...]], dict[str, Any]]:
+) -> tuple[Shelf[tuple[Judged, ...]], dict[str, Any]]:
     """Ratings by aspect, with the verdicts of the prompts' own checks beside them, and the judge's figures."""
     options = JudgeOptions(
         judge.aspects,
@@ -204,23 +215,24 @@ def judge_by_model(
             yield one
 
     try:
-        rated, tally = judge_by_aspects(answered, ask, model.name, options)
+        rated, tally = judge_by_aspects(answered, ask, model.name, options, context.checkpoints)
     finally:
         model.close()
     if (spent := model.costs()) is not None:
         costs[f"judge {model.name}"] = spent
     checked = judge_by_rules(answered, verifiers)
-    judged = [
+    rows = (
         tuple(replace(one, verdicts=by_code.verdicts) for one, by_code in zip(row, codes, strict=True))
         for row, codes in zip(rated, checked, strict=True)
-    ]
+    )
+    judged = Shelf.of(rows, context.checkpoints)
     return judged, {"judge": judge_figures(judged, tally, model.name)}
 
 
 def load_prompts(
     context: StageContext, models: Models, rejects: Rejects
-) -> tuple[Selection, dict[str, dict[str, int]]]:
-    """The prompts that all models can take, and what each part gave; what cannot be used is set aside."""
+) -> tuple[Shelf[VerifiablePrompt], dict[str, int], dict[str, dict[str, int]]]:
+    """The prompts that all models can take; how many are set aside, by reason; what each part gave."""
     settings = context.settings
     tokenizations = []
     for model in models.values():
@@ -230,29 +242,39 @@ def load_prompts(
         tokenizer = prepare_tokenizer(load_tokenizer(folder), settings.chat_template)
         positions = load_config(folder, settings.rope_positions).get_text_config().max_position_embeddings
         tokenizations.append(Tokenization(lambda turns, t=tokenizer: len(tokenize_prompt(t, turns)), positions))
-    parts: dict[str, dict[str, int]] = {}
+    taken: list[Taken] = []
     if isinstance(settings.prompts, PromptSelection):
-        rows, parts = selected(context, settings.prompts, rejects)
+        rows = selected(context, settings.prompts, rejects, taken)
     else:
         rows = read(context, settings.prompts, "verifiable", rejects)
-    selection = select_prompts(rows, tokenizations or [estimated()], max_tokens=settings.max_prompt_tokens)
-    if selection.set_aside:
+    set_aside: dict[str, list[str]] = {}
+    prompts: Shelf[VerifiablePrompt] = Shelf(context.checkpoints)
+    for prompt, reason in select_prompts(rows, tokenizations or [estimated()], max_tokens=settings.max_prompt_tokens):
+        if reason is None:
+            prompts.put(len(prompts), prompt)
+        else:
+            set_aside.setdefault(reason, []).append(prompt.id)
+    counts = {reason: len(ids) for reason, ids in set_aside.items()}
+    if set_aside:
         write_jsonl(
             context.output / "set_aside.jsonl",
-            ({"id": row.id, "reason": reason} for reason, rows in selection.set_aside.items() for row in rows),
+            ({"id": prompt_id, "reason": reason} for reason, ids in set_aside.items() for prompt_id in ids),
         )
-        context.progress.note(f"prompts set aside in set_aside.jsonl: {selection.counts}")
-    if not selection.prompts:
+        context.progress.note(f"prompts set aside in set_aside.jsonl: {counts}")
+    if not prompts:
         raise PosttrainError(
-            f"no prompt is left ({selection.counts}); raise max_prompt_tokens, or load the "
-            "models with more rope_positions"
+            f"no prompt is left ({counts}); raise max_prompt_tokens, or load the models with more rope_positions"
         )
-    return selection, parts
+    if not isinstance(settings.prompts, PromptSelection):
+        return prompts, counts, {}
+    names = [f"{number}: {part.data} {part.take}" for number, part in enumerate(settings.prompts.parts)]
+    return prompts, counts, {name: asdict(one) for name, one in zip(names, taken, strict=True)}
 
 
 def selected(
-    context: StageContext, selection: PromptSelection, rejects: Rejects
-) -> tuple[list[VerifiablePrompt], dict[str, dict[str, int]]]:
+    context: StageContext, selection: PromptSelection, rejects: Rejects, taken: list[Taken]
+) -> Iterator[VerifiablePrompt]:
+    """What each part gave is put into ``taken``."""
     used: set[str] = set()
     if any(part.take != "all" for part in selection.parts):
         if selection.sft is None:
@@ -265,9 +287,7 @@ def selected(
             least, most = part.constraints
             change = partial(augment, seed=context.seed, least=least, most=most)
         parts.append(Part(read(context, part.data, part.rows, rejects), part.take, part.count, change))
-    prompts, taken = gather(parts, used, context.seed)
-    names = [f"{number}: {part.data} {part.take}" for number, part in enumerate(selection.parts)]
-    return prompts, {name: asdict(one) for name, one in zip(names, taken, strict=True)}
+    return gather(parts, used, context.seed, taken, context.checkpoints)
 
 
 def read(

@@ -1,5 +1,6 @@
 """The index and its arithmetic against the rule written out naively, with sets of tuples and fractions."""
 
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from posttrain.decontamination import index as index_module
 from posttrain.decontamination import match as match_module
 from posttrain.decontamination import spans as spans_module
+from posttrain.decontamination.alignment import in_order
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem
 from posttrain.decontamination.match import match_batches
-from posttrain.decontamination.profiles import PROFILES, Boilerplate, Profile
+from posttrain.decontamination.profiles import PROFILES, Alignment, Boilerplate, Profile
 from posttrain.decontamination.spans import shared_spans
 from posttrain.decontamination.tokens import Hashing, lay_out, tokens
 
@@ -55,20 +57,15 @@ def strict_tokens(text):
 
 def naive_boilerplate(evaluations, length, bound):
     """The sequences of ``length`` tokens that stand in too many distinct texts, of all or of one evaluation."""
-    holders, texts_of = {}, {}
+    holders = {}
     for task, items in evaluations.items():
         for text in {tuple(strict_tokens(text)) for item in items for text in item.fields}:
-            texts_of.setdefault(task, set()).add(text)
             for gram in grams(text, length):
                 holders.setdefault(gram, set()).add((task, text))
     common = set()
     for gram, pairs in holders.items():
         in_all = len({text for _, text in pairs}) > bound.texts
-        of_one = (
-            (sum(holder == task for holder, _ in pairs), max(bound.texts_of_one, bound.share_of_one * len(texts)))
-            for task, texts in texts_of.items()
-        )
-        if in_all or any(count > allowed for count, allowed in of_one):
+        if in_all or any(sum(holder == task for holder, _ in pairs) > bound.texts_of_one for task in evaluations):
             common.add(gram)
     return common
 
@@ -85,7 +82,27 @@ def stands_alone(turn, wanted):
     )
 
 
-def naive_strict(evaluations, row, profile):
+def naive_in_order(one, other):
+    """The length of the longest common subsequence, by the textbook table."""
+    best = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, x in enumerate(one, 1):
+        for j, y in enumerate(other, 1):
+            best[i][j] = best[i - 1][j - 1] + 1 if x == y else max(best[i - 1][j], best[i][j - 1])
+    return best[-1][-1]
+
+
+def naive_near(joint, shared, n, reach):
+    """The row's tokens at most ``reach`` before, or fewer than that after, the beginning of a shared n-gram."""
+    begins = [i for i, gram in enumerate(grams(joint, n)) if gram in shared]
+    return [token for i, token in enumerate(joint) if any(-reach <= i - begin < reach for begin in begins)]
+
+
+def without_numbers(words):
+    return [re.sub("[0-9]+", "0", word) for word in words]
+
+
+def naive_strict(evaluations, row, profile, threshold):
+    """item number → its score, if that is over the threshold."""
     n, bound = profile.ngram, profile.boilerplate
     items = [item for of_task in evaluations.values() for item in of_task]
     common = {length: naive_boilerplate(evaluations, length, bound) for length in range(1, n + 1)}
@@ -94,18 +111,40 @@ def naive_strict(evaluations, row, profile):
     scores = {}
     for number, item in enumerate(items):
         fields = [strict_tokens(text) for text in item.fields]
-        pairs = [coverage(words, set(grams(words, n)) - common[n], in_row, n) for words in fields]
+        counted = [set(grams(words, n)) - common[n] for words in fields]
+        pairs = [coverage(words, of_field, in_row, n) for words, of_field in zip(fields, counted, strict=True)]
         parts = [Fraction(found, possible) for found, possible in pairs if possible]
         if parts:
-            least = min(profile.least_covered, sum(possible for _, possible in pairs))
-            if sum(found for found, _ in pairs) >= least:
-                scores[number] = sum(parts) / len(parts)
+            score = sum(parts) / len(parts)
+            every = all(found for found, possible in pairs if possible)
+            if profile.alignment and every and min(threshold, profile.alignment.touched) < score <= threshold:
+                own = [
+                    [
+                        word
+                        for i, word in enumerate(words)
+                        if any(tuple(words[b : b + n]) in of_field for b in range(max(0, i - n + 1), i + 1))
+                    ]
+                    for words, of_field in zip(fields, counted, strict=True)
+                ]
+                own = [words for words in own if words]
+                size = sum(map(len, own))
+                read = joint
+                if len(joint) > match_module.LONG * size:
+                    read = naive_near(joint, set().union(*counted), n, size + n)
+                for change, least in (
+                    (list, threshold),
+                    (without_numbers, max(threshold, profile.alignment.numbers_alike)),
+                ):
+                    found = [Fraction(naive_in_order(change(words), change(read)), len(words)) for words in own]
+                    if score <= threshold and sum(found) / len(found) > least:
+                        score = sum(found) / len(found)
+            scores[number] = score
             continue
         words = [word for field in fields for word in field]
         whole = bool(words) and (joint == words or any(strict_tokens(turn) == words for turn in row))
         phrase = profile.phrase <= len(words) < n and tuple(words) not in common[len(words)]
         scores[number] = Fraction(whole or (phrase and stands_alone("\n".join(row), words)))
-    return scores
+    return {number: score for number, score in scores.items() if score > threshold}
 
 
 def found_by(index, rows, threshold, **settings):
@@ -119,7 +158,7 @@ def found_by(index, rows, threshold, **settings):
     return found
 
 
-words = st.lists(st.sampled_from(["a", "b", "C", "d-e", "."]), max_size=14).map(" ".join)
+words = st.lists(st.sampled_from(["a", "b", "C", "d-e", ".", "1", "22"]), max_size=14).map(" ".join)
 items = st.lists(st.lists(words, min_size=1, max_size=3).map(tuple), min_size=1, max_size=6)
 thresholds = st.sampled_from([Fraction(0), Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(9, 10)])
 
@@ -145,18 +184,21 @@ def test_paper_rule_equals_brute_force(world, n, threshold):
         assert found == pytest.approx({number: float(score) for number, score in wanted.items()})
 
 
-bounds = st.builds(Boilerplate, st.integers(1, 4), st.integers(1, 3), st.sampled_from([0.0, 0.4]))
+bounds = st.builds(Boilerplate, st.integers(1, 4), st.integers(1, 3))
+alignments = st.none() | st.builds(
+    Alignment, st.sampled_from([Fraction(0), Fraction(1, 5)]), st.sampled_from([Fraction(1, 2), Fraction(19, 20)])
+)
 
 
-@settings(max_examples=300, deadline=None)
-@given(worlds(), st.integers(1, 5), thresholds, bounds, st.integers(1, 4), st.integers(0, 6), st.integers(0, 8))
-def test_strict_rule_equals_brute_force(world, n, threshold, bound, phrase, of_first, least):
+@settings(max_examples=500, deadline=None)
+@given(worlds(), st.integers(1, 5), thresholds, bounds, st.integers(1, 4), st.integers(0, 6), alignments)
+def test_strict_rule_equals_brute_force(world, n, threshold, bound, phrase, of_first, alignment):
     items, rows = world
     evaluations = {"first": items[:of_first], "second": items[of_first:]}
-    profile = Profile("strict", n, "scripts", least, joint_turns=True, boilerplate=bound, phrase=phrase)
+    profile = Profile("strict", n, "scripts", joint_turns=True, boilerplate=bound, alignment=alignment, phrase=phrase)
     index = EvaluationIndex(evaluations, profile)
     for (_, turns), found in zip(rows, found_by(index, rows, threshold), strict=True):
-        wanted = {number: s for number, s in naive_strict(evaluations, turns, profile).items() if s > threshold}
+        wanted = naive_strict(evaluations, turns, profile, threshold)
         assert found == pytest.approx({number: float(score) for number, score in wanted.items()})
 
 
@@ -210,6 +252,7 @@ def test_processes_end_with_a_parent_that_is_killed():
 import itertools, os, signal, multiprocessing
 from fractions import Fraction
 from posttrain.decontamination import match
+from posttrain.decontamination.alignment import in_order
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem
 from posttrain.decontamination.profiles import PROFILES
 match.BATCH_CHARACTERS = 100
@@ -349,3 +392,20 @@ def test_a_phrase_is_shown_only_where_it_stands_alone():
     turn = "Now name all the colours you know. Name all the colours. Bye"
     [spans] = shared_spans(index, [(0, (turn,))])
     assert spans.train == ((0, turn.index("Name"), turn.index(". Bye")),)
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=80),
+    st.lists(st.sampled_from([b"a", b"b", b"d"]), max_size=80),
+)
+def test_what_stands_in_order_is_the_longest_common_subsequence(sought, read):
+    assert in_order(sought, read) == naive_in_order(sought, read)
+
+
+def test_in_a_long_row_only_what_is_near_the_shared_words_counts():
+    words = [f"w{n}" for n in range(20)]
+    index = EvaluationIndex({"task": [EvaluationItem("a", (" ".join(words),))]}, PROFILES["strict"])
+    rest = " x ".join(" ".join(words[n : n + 4]) for n in (8, 12, 16))
+    near, far = f"{' '.join(words[:8])} x {rest}", f"{' '.join(words[:8])} {'y ' * 60} {rest}"
+    found = found_by(index, [("near", (near + " z" * 200,)), ("far", (far + " z" * 200,))], Fraction(85, 100))
+    assert found == [{0: pytest.approx(1.0)}, {}]

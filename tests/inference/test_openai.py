@@ -174,6 +174,13 @@ def test_a_refused_request_says_why_in_the_servers_own_words(start, endpoint, tm
         late = [ChatRequest(f"r{i}", ({"role": "user", "content": f"q{i}"},)) for i in range(100, 140)]
         with pytest.raises(EndpointDown, match="refused all of the first 20 requests: .*maximum context length"):
             list(ask_stream(endpoint(url), late, journal))
+    slow = endpoint(url)  # looked at when all is over: the refusals of the first come together with the end of it
+    assert all(map(slow.submit, late))
+    while slow.account.failures.get("400", 0) < len(late):
+        time.sleep(0.01)
+    with pytest.raises(EndpointDown, match="refused all of the first 20"):
+        while slow.outstanding:
+            slow.collect()
     assert sum(sent_whole(log).values()) == 10 and made.account.attempts == 12
 
 

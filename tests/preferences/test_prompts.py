@@ -23,11 +23,11 @@ def test_prompts_that_any_model_cannot_take_are_set_aside_with_the_reason():
         prompt("fits", "another"[:3]),
         prompt("another role order", "12", "345"),
     ]
-    selection = select_prompts(rows, [short, double], max_tokens=13)
-    assert [row.id for row in selection.prompts] == ["fits", "another role order"]
-    assert {reason: [row.id for row in rows] for reason, rows in selection.set_aside.items()} == {
-        "over_context": ["at the limit of the second"],
-        "over_max_prompt_tokens": ["over the maximum in the second"],
-        "repeated": ["again", "fits"],
-    }
-    assert selection.counts == {"over_context": 1, "over_max_prompt_tokens": 1, "repeated": 2}
+    assert [(row.id, reason) for row, reason in select_prompts(rows, [short, double], max_tokens=13)] == [
+        ("fits", None),
+        ("at the limit of the second", "over_context"),
+        ("over the maximum in the second", "over_max_prompt_tokens"),
+        ("again", "repeated"),
+        ("fits", "repeated"),
+        ("another role order", None),
+    ]
