@@ -81,9 +81,7 @@ def main() -> None:
     asked = tasks(folder, limit)  # its rows are read, and what its metrics import, before the clock starts
     language_model = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=16)
     wall, processor = perf_counter(), process_time()
-    found = evaluator.evaluate(
-        lm=language_model, task_dict=asked, limit=limit, log_samples=True, bootstrap_iters=0
-    )
+    found = evaluator.evaluate(lm=language_model, task_dict=asked, limit=limit, log_samples=True, bootstrap_iters=0)
     told = {
         "wall_s": perf_counter() - wall,
         "cpu_s": process_time() - processor,
