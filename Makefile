@@ -72,7 +72,7 @@ $(PEERS_EVAL)/.ready: $(READY)
 	@touch $@
 
 bench-evaluation: $(READY) $(PEERS_EVAL)/.ready
-	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.evaluation --peer $(PEERS_EVAL)/bin/python $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation --peer $(PEERS_EVAL)/bin/python $(ARGS)
 
 bench-training: $(READY)
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/peers trl==1.16.0 accelerate==1.15.0 psutil==7.2.2

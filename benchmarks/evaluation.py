@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", required=True, metavar="PYTHON", help="an interpreter with lm-eval 0.4.13")
     parser.add_argument("--data", default=os.environ.get("POSTTRAIN_TEST_DATA", "../shared/data"), type=Path)
-    parser.add_argument("--limit", type=int, default=120)
+    parser.add_argument("--limit", type=int, default=50)
     parser.add_argument("--scoring-share", type=float, default=1.0, help="of the 5,000 and 6,560 answers")
     args = parser.parse_args()
     given = mirror(args.data.resolve())

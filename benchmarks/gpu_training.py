@@ -102,7 +102,8 @@ def ours(shape: str, attention: str, checkpointing: bool, compiled: bool) -> dic
     settings = SFT(kind="sft", model="", data="", learning_rate=1e-5, checkpoint_every=10**6)
     began = 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        loop = TrainingLoop(model, plan, settings, checkpoints=Path(scratch), progress=Silent())
+        ids = [str(window) for window in range(len(rows))]
+        loop = TrainingLoop(model, plan, settings, ids=ids, checkpoints=Path(scratch), progress=Silent())
         for step in loop.steps("training"):
             if loop.step == UNTIMED:
                 torch.cuda.synchronize()

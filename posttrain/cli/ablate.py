@@ -4,9 +4,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.evaluation.compare import Compared, Scored
 
 TRAINED = ("accuracy", "score", "kl_sample", "explained_variance")  # figures of training that tell variants apart
+COMPARED = ("task", "id", "score", "outcome", "group", "cluster")  # what is kept of a record
 LAST = 5  # steps whose mean says where a figure ended
 
 
@@ -24,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from posttrain.artifacts.atomic import write_json, write_text
     from posttrain.errors import PosttrainError
+    from posttrain.evaluation.compare import Scored
     from posttrain.pipeline.runner import plan_recipe, run_recipe
     from posttrain.recipe.ablation import load_ablation, scored_stage, variant_recipe
     from posttrain.stages.report import evaluated
@@ -51,21 +56,20 @@ def execute(args: argparse.Namespace) -> int:
                 print(f"  {name}, seed {seed}: {', '.join(node.name for node in new) or 'nothing new'}")
         print(f"{len(made)} stages would run.")
         return 0
-    scores: dict[str, list[Mapping[str, Mapping[str, float]]]] = {}
+    scores: dict[str, list[Scored]] = {}
     besides: dict[str, list[Mapping[str, float]]] = {}
     for seed in seeds:
         for name in names:
             print(f"{name}, seed {seed}", flush=True)
             recipe = variant_recipe(ablation, name, seed, args.overrides)
             result = run_recipe(recipe, runs=args.runs, until=ablation.evaluation)
-            (records,) = evaluated(result.stages[ablation.evaluation].artifact.path).records.values()
-            by_task: dict[str, dict[str, float]] = {}
-            for record in records:
-                by_task.setdefault(record["task"], {})[record["id"]] = record["score"]
-            scores.setdefault(name, []).append(by_task)
+            found = evaluated(result.stages[ablation.evaluation].artifact.path)
+            ((label, records),) = found.records.items()
+            kept = [{key: record[key] for key in COMPARED if key in record} for record in records]
+            scores.setdefault(name, []).append(Scored(name, found.scores["models"][label]["tasks"], kept))
             trained = result.stages.get(scored_stage(ablation, name, recipe))
-            found = {"tokens of an answer": fmean(record["response_tokens"] for record in records)}
-            besides.setdefault(name, []).append(found | (where_it_ended(trained.artifact.path) if trained else {}))
+            length = {"tokens of an answer": fmean(record["response_tokens"] for record in records)}
+            besides.setdefault(name, []).append(length | (where_it_ended(trained.artifact.path) if trained else {}))
     against = {name: ablation.variants[name].against or first for name in names}
     rows = table_rows(scores, against, besides)
     folder = Path(args.runs) / ablation.name
@@ -86,29 +90,38 @@ def where_it_ended(stage: Path) -> dict[str, float]:
 
 
 def table_rows(
-    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
+    scores: "Mapping[str, Sequence[Scored]]",
     against: Mapping[str, str],
     besides: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> list[dict[str, Any]]:
-    """One row for each variant. ``scores``: variant → per seed task → instance → score; ``besides``: other figures.
+    """One row for each variant. ``scores``: variant → what each seed's model scored; ``besides``: other figures.
 
     An instance's score is its mean over the seeds; the interval of the difference is over instances, paired, and
-    ``by_seed`` shows how far the seeds themselves differ.
+    ``by_seed`` shows how far the seeds themselves differ. Raises PosttrainError where nothing can be compared.
     """
-    from posttrain.evaluation.statistics import paired_difference
+    from posttrain.errors import PosttrainError
+    from posttrain.evaluation.compare import compare
+    from posttrain.evaluation.scores import suite_average
+
+    def difference(a: "Sequence[Scored]", b: "Sequence[Scored]") -> "Compared":
+        _, average, alone = compare(a, b)
+        if average is None:
+            raise PosttrainError(f"{a[0].label} and {b[0].label} share no scored task: {', '.join(alone)}.")
+        return average
 
     rows = []
     for name, of_seeds in scores.items():
-        row: dict[str, Any] = {"variant": name, "mean": _macro(_over_seeds(of_seeds))}
-        row["by_seed"] = [_macro({task: list(found.values()) for task, found in one.items()}) for one in of_seeds]
+        by_seed = [suite_average(one.tasks)["mean"] for one in of_seeds]
+        if None in by_seed:
+            raise PosttrainError(f"{name}: no task was scored.")
+        row: dict[str, Any] = {"variant": name, "mean": fmean(by_seed), "by_seed": by_seed}
         row["besides"] = {key: fmean(one[key] for one in besides[name]) for key in besides[name][0]}
         other = against[name]
         if other != name:
-            a, b = _over_seeds(of_seeds), _over_seeds(scores[other])
-            found = paired_difference(a, b)
-            row |= {"against": other, "difference": found.mean, "low": found.low, "high": found.high}
-            theirs = [_macro({task: list(found.values()) for task, found in one.items()}) for one in scores[other]]
-            row["difference_by_seed"] = [ours - its for ours, its in zip(row["by_seed"], theirs, strict=True)]
+            found = difference(of_seeds, scores[other])
+            row |= {"against": other, "difference": found.difference, "low": found.low, "high": found.high}
+            seeds = zip(of_seeds, scores[other], strict=True)
+            row["difference_by_seed"] = [difference([ours], [its]).difference for ours, its in seeds]
         rows.append(row)
     return rows
 
@@ -138,16 +151,3 @@ def markdown(title: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]]
     note = f"Seeds {listed}; 95 % intervals over instances, each the mean of its seeds."
     last = f"Means over the seeds; of training: the last {LAST} steps."
     return f"{title}\n\n{note}\n\n{table(head, lines)}\n\n{last}\n\n{table(['variant', *named], figures)}\n"
-
-
-def _over_seeds(of_seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, list[float]]:
-    """Task → each instance's mean over the seeds, in the order of the first seed."""
-    first = of_seeds[0]
-    return {
-        task: [sum(one[task][instance] for one in of_seeds) / len(of_seeds) for instance in found]
-        for task, found in first.items()
-    }
-
-
-def _macro(by_task: Mapping[str, Sequence[float]]) -> float:
-    return sum(sum(found) / len(found) for found in by_task.values()) / len(by_task)

@@ -11,14 +11,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from posttrain.cli.columns import table
+    from posttrain.errors import PosttrainError
     from posttrain.evaluation.compare import compare, read_scored
 
     a, b = read_scored(args.a), read_scored(args.b)
-    found, alone = compare(a, b)
+    found, average, alone = compare([a], [b])
+    if not found:
+        raise PosttrainError(f"{a.label} and {b.label} were scored on no task in common.")
     rows = [
         ("task", a.label, b.label, "difference [95 %]", "bootstrap", "gains", "losses", "McNemar p", "n", "detectable")
     ]
-    for one in found:
+    for one in [*found, *([average] if average and len(found) > 1 else [])]:
         marks = "" if one.same_protocol else " (asked differently)"
         test = one.test
         rows.append(
@@ -27,7 +30,7 @@ def execute(args: argparse.Namespace) -> int:
                 f"{100 * one.a:.1f}",
                 f"{100 * one.b:.1f}",
                 f"{100 * one.difference:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]",
-                f"[{100 * one.bootstrap[0]:+.1f}, {100 * one.bootstrap[1]:+.1f}]",
+                f"[{100 * one.bootstrap[0]:+.1f}, {100 * one.bootstrap[1]:+.1f}]" if one.bootstrap else "",
                 str(test.only_a) if test else "",
                 str(test.only_b) if test else "",
                 f"{test.p:.3g}" if test else "",
@@ -37,7 +40,10 @@ def execute(args: argparse.Namespace) -> int:
         )
     print("\n".join(table(rows)))
     if alone:
-        print(f"scored for one of them only: {', '.join(alone)}")
+        print(f"no part of it, as scored for one of them only: {', '.join(alone)}")
+    for one in found:
+        if one.left_out:
+            print(f"{one.task}: {one.left_out} instances could not be judged for both and are left out")
     responses = [{(r["task"], r["id"]): r["response"] for r in scored.records} for scored in (a, b)]
     for one in found:
         for id, x, y in one.changed[: args.changes]:

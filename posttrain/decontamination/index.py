@@ -119,12 +119,11 @@ class EvaluationIndex:
             self.weight_F = np.bincount(self.field_P[self.coverable_P], minlength=len(self.item_F))
         self.largest_weight = int(self.weight_F.max(initial=1))
         self.fields_I = np.bincount(self.item_F[self.weight_F > 0], minlength=len(self.items))
-        self._own_P = np.flatnonzero(self.coverable_P)
+        self._length_I = np.bincount(self.item_F, self.length_F, minlength=len(self.items)).astype(np.int64)
+        self._first_I = np.cumsum(self._length_I) - self._length_I
         self.own_count_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items)).astype(np.int64)
         self._texts_of = list(zip(self._alike_F.tolist(), self.weight_F.tolist(), strict=True))
         self._field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
-        self._own_first_I = np.cumsum(self.own_count_I) - self.own_count_I
-        self._digit_P = self.stream.has_digit_T
 
     def _keep_the_rest(self) -> None:
         self.whole: dict[bytes, list[int]] = {}
@@ -176,14 +175,14 @@ class EvaluationIndex:
         of_rows = row_T < len(salt_R)
         of_rows[of_rows] = wanted_R[row_T[of_rows]]
         held = distinct(hash_T[of_rows] ^ salt_R[row_T[of_rows]])
-        positions, first_M = ranges(self._own_first_I[item_M], self.own_count_I[item_M])
-        positions = self._own_P[positions]
-        pair = np.repeat(np.arange(len(row_M)), self.own_count_I[item_M])
+        count_M = self._length_I[item_M]
+        positions, first_M = ranges(self._first_I[item_M], count_M)
+        pair, fields = np.repeat(np.arange(len(row_M)), count_M), self.field_P[positions]
         sought = self._hash_P[positions] ^ salt_R[row_M[pair]]
         there = held[np.minimum(np.searchsorted(held, sought), len(held) - 1)] == sought
-        part = 1 / (self.weight_F[self.field_P[positions]] * self.fields_I[item_M[pair]])
-        exact = np.add.reduceat(part * there, first_M)
-        return exact, np.add.reduceat(part * (there | self._digit_P[positions]), first_M)
+        part = self.coverable_P[positions] / np.maximum(1, self.weight_F[fields] * self.fields_I[item_M[pair]])
+        either = there | self.stream.has_digit_T[positions]
+        return np.add.reduceat(part * there, first_M), np.add.reduceat(part * either, first_M)
 
     def ngrams_of(self, item: int) -> np.ndarray:
         """The numbers of the item's n-grams that count."""
@@ -192,8 +191,7 @@ class EvaluationIndex:
 
     def place(self, item: int) -> tuple[int, int]:
         """The item's first token in the stream of all items, and the number of its tokens."""
-        fields = slice(self._field_I[item], self._field_I[item + 1])
-        return int(self.first_F[fields][0]), int(self.length_F[fields].sum())
+        return int(self._first_I[item]), int(self._length_I[item])
 
     def look_up(self, stream: TokenStream, unit_T: np.ndarray, hashes_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of ``stream`` at which an indexed n-gram begins, all in one unit, and the number of that n-gram.
@@ -206,7 +204,14 @@ class EvaluationIndex:
         begins = np.flatnonzero(self._seen.likely(hashes) & (begins_T == ends_T))
         found_G = self._numbers(hashes[begins])
         begins, found_G = begins[found_G >= 0], found_G[found_G >= 0]
-        same = self._same(stream, begins, self.positions[self.first_G[found_G]])
+        positions = self.positions[self.first_G[found_G]]
+        # Of an n-gram that goes on where the one before it did, only the last token is new.
+        goes_on = np.zeros(len(begins), dtype=bool)
+        goes_on[1:] = (np.diff(begins) == 1) & (np.diff(positions) == 1)
+        skipped = goes_on * last
+        same = self._same(stream, begins, positions, skipped)
+        if not same.all():
+            same = self._same(stream, begins, positions)
         return begins[same], found_G[same]
 
     def hash_of(self, position: int, count: int) -> np.uint64:
@@ -255,9 +260,13 @@ class EvaluationIndex:
                 if content in self.phrases:
                     yield first, count, content
 
-    def _same(self, stream: TokenStream, begins: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _same(
+        self, stream: TokenStream, begins: np.ndarray, positions: np.ndarray, skipped: np.ndarray | int = 0
+    ) -> np.ndarray:
+        """bool: whether the n-grams at ``begins`` of ``stream`` and ``positions`` of the index are the same bytes, but
+        for their first ``skipped`` tokens."""
         last, own = self.profile.ngram - 1, self.stream
-        begin_one, begin_other = stream.begin_T[begins], own.begin_T[positions]
+        begin_one, begin_other = stream.begin_T[begins + skipped], own.begin_T[positions + skipped]
         length = stream.end_T[begins + last] - begin_one
         same = length == own.end_T[positions + last] - begin_other
         same[same] = same_bytes(stream.bytes_C, begin_one[same], own.bytes_C, begin_other[same], length[same])

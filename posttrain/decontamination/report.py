@@ -12,22 +12,25 @@ import numpy as np
 from posttrain.decontamination.index import EvaluationIndex, Evaluations
 from posttrain.decontamination.match import Batch, Matches, TrainRow, match_batches
 from posttrain.decontamination.profiles import PROFILES, ProfileName
-from posttrain.decontamination.spans import Spans, shared_spans
+from posttrain.decontamination.spans import Span, Spans, shared_spans
 from posttrain.errors import PosttrainError
 
 Policy = Literal["drop_rows", "drop_set", "keep"]
+AROUND = 300
 
 
 @dataclass(frozen=True)
 class Pair:
     """A training row and an evaluation item it overlaps. ``train_row``: the row's number in its set, from 0, as ids may
-    repeat. ``spans``: (turn or field, begin, end) in characters."""
+    repeat. ``spans``: (turn or field, begin, end) in characters. ``excerpt``: of the row, (text, whether it is shared),
+    cut to `AROUND` characters about what is shared."""
 
     train_id: str
     train_row: int
     item_id: str
     coverage: float
     spans: Spans
+    excerpt: tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,32 @@ def report_on(
             row_numbers=tuple(of_task.rows),
             pair_count=of_task.count,
             pairs=tuple(
-                Pair(id, -row, index.items[-item][1].id, coverage, next(spans)) for coverage, item, row, id, _ in pairs
+                Pair(id, -row, index.items[-item][1].id, coverage, own := next(spans), excerpt(turns, own.train))
+                for coverage, item, row, id, turns in pairs
             ),
         )
         for (task, items), count, of_task, pairs in zip(index.tasks.items(), overlapping, found, best, strict=True)
     )
     return DecontaminationReport(index.profile.name, index.profile.ngram, item_threshold, set_threshold, rows, overlaps)
+
+
+def excerpt(turns: Sequence[str], spans: Sequence[Span]) -> tuple[tuple[str, bool], ...]:
+    """What stands in ``spans`` and about them, in order; turns without any are left out."""
+    pieces: list[tuple[str, bool]] = []
+    for number, text in enumerate(turns):
+        reached = 0
+        for begin, end in sorted((begin, end) for turn, begin, end in spans if turn == number):
+            pieces += [(_shortened(text[reached:begin], reached > 0, True), False), (text[begin:end], True)]
+            reached = end
+        if reached:
+            pieces.append((_shortened(text[reached:], True, False) + "\n", False))
+    return tuple(piece for piece in pieces if piece[0])
+
+
+def _shortened(text: str, head: bool, tail: bool) -> str:
+    if len(text) <= AROUND * (head + tail):
+        return text
+    return text[: AROUND * head] + " … " + text[len(text) - AROUND * tail :]
 
 
 def _require_shares(**thresholds: float) -> None:

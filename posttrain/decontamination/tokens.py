@@ -87,9 +87,8 @@ class TokenStream:
     @cached_property
     def has_digit_T(self) -> np.ndarray:
         """bool, T: whether an ASCII digit stands in each token."""
-        digits = np.cumsum((self.bytes_C >= ord("0")) & (self.bytes_C <= ord("9")))
-        before = np.concatenate(([0], digits))
-        return before[self.end_T] > before[self.begin_T]
+        digits = (self.bytes_C >= ord("0")) & (self.bytes_C <= ord("9"))
+        return np.logical_or.reduceat(digits, self.begin_T) if len(self.begin_T) else digits
 
     @cached_property
     def marked_T(self) -> np.ndarray:

@@ -2,25 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import asdict, dataclass
+from math import hypot
 from pathlib import Path
 from typing import Any
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.protocol import Protocol
 from posttrain.evaluation.run import SCORES, protocol_of, records_file
-from posttrain.evaluation.scores import instance_scores
+from posttrain.evaluation.scores import estimate_of, instance_scores, suite_average
 from posttrain.evaluation.statistics import (
+    Estimate,
     McNemar,
     Z,
-    clustered_difference,
+    average,
     mcnemar,
     minimum_detectable,
     paired_difference,
 )
-from posttrain.evaluation.suites import TASKS
+from posttrain.evaluation.suites import TASKS, check_task_names
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,18 @@ class Scored:
     """One model's part of an evaluation: its task scores and its records."""
 
     label: str
-    format: Any
     tasks: Mapping[str, Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A − B on one task (or, with ``task`` "average", over all of them). ``detectable``: the true difference that so
-    many instances would show in four of five repetitions. ``changed``: (id, A's score, B's score)."""
+    """A − B on one task (or, with ``task`` "average", over all of them).
+
+    ``detectable``: the true difference that so many instances would show in four of five repetitions. ``left_out``:
+    instances that both were asked and that are no part of one's score. ``changed``: (id, A's score, B's score).
+    ``bootstrap`` and ``test`` are None where a task's score is no mean over instances.
+    """
 
     task: str
     a: float
@@ -44,11 +47,12 @@ class Compared:
     difference: float
     low: float
     high: float
-    bootstrap: tuple[float, float]
     n: int
     detectable: float
+    bootstrap: tuple[float, float] | None = None
     test: McNemar | None = None
     same_protocol: bool = True
+    left_out: int = 0
     changed: tuple[tuple[str, float, float], ...] = ()
 
 
@@ -63,58 +67,75 @@ def read_scored(reference: str) -> Scored:
     if label not in models:
         raise PosttrainError(f"{reference}: name one of its models as {place}:LABEL: {', '.join(models)}.")
     records = [row for _, row in read_jsonl(Path(place) / records_file(label))]
-    return Scored(label, models[label]["format"], models[label]["tasks"], records)
+    return Scored(label, models[label]["tasks"], records)
 
 
-def compare(a: Scored, b: Scored) -> tuple[list[Compared], list[str]]:
-    """Every task that both were scored on, then their average; and the tasks that only one was scored on.
+def compare(a: Sequence[Scored], b: Sequence[Scored]) -> tuple[list[Compared], Compared | None, list[str]]:
+    """Every task that both were scored on; their average; and the tasks that are no part of it.
 
-    The bootstrap resamples instances; the interval is normal with the cluster-robust standard error of the paired
-    differences. Raises PosttrainError where the instances differ or none are shared.
+    Several of one side are its runs on different seeds: an instance's score is its mean over them. Instances are
+    weighed as in a task's score, tasks as in a suite's average, which is None without a whole component. The interval
+    is normal with the cluster-robust standard error of the paired differences; the bootstrap resamples clusters.
+    Raises PosttrainError where the two were asked different instances.
     """
-    own = {name for name, task in a.tasks.items() if task["status"] == "scored"}
-    others = {name for name, task in b.tasks.items() if task["status"] == "scored"}
-    shared = [name for name in a.tasks if name in own & others]
-    if not shared:
-        raise PosttrainError(f"{a.label} and {b.label} were scored on no task in common.")
-    found = [_on_task(name, a, b) for name in shared]
-    if len(found) > 1:
-        errors = [(one.high - one.difference) / Z for one in found]
-        found.append(_average(found, sqrt(sum(e**2 for e in errors)) / len(found)))
-    return found, sorted(own ^ others)
+    shown = {name: task for one in (*b, *a) for name, task in one.tasks.items()}
+    scored = [{n for n in shown if all(_is_scored(one, n) for one in side)} for side in (a, b)]
+    shared = [name for name in shown if name in scored[0] & scored[1]]
+    check_task_names(shared)
+    found = [one for name in shared if (one := _on_task(name, a, b))]
+    alone = sorted((scored[0] | scored[1]) - {one.task for one in found})
+    within = {name: {"within": task["within"]} for name, task in shown.items() if "within" in task}
+    return found, _average(found, within), alone
 
 
-def _on_task(name: str, a: Scored, b: Scored) -> Compared:
-    protocol = protocol_of(TASKS[name], a.format)
-    x, y = _scores(a, name, protocol), _scores(b, name, protocol)
-    if x.keys() != y.keys():
-        raise PosttrainError(f"{a.label} and {b.label} answered different instances of {name}; evaluate both alike.")
-    first = {r["id"]: r for r in a.records if r["task"] == name}
-    groups = [first[id].get("group", "") for id in x] if protocol.averaged == "groups" else []
-    clusters = [first[id].get("cluster", "") for id in x]
-    left, right = list(x.values()), [y[id] for id in x]
-    mean, error = clustered_difference(left, right, groups, clusters)
-    plain = paired_difference({name: left}, {name: right})
-    # Without a single difference the standard error is 0 on any number of instances: one each way is added there.
-    half = Z * error if error > 0 else plain.high - plain.mean
+def _is_scored(one: Scored, name: str) -> bool:
+    return one.tasks.get(name, {}).get("status") == "scored"
+
+
+def _on_task(name: str, a: Sequence[Scored], b: Sequence[Scored]) -> Compared | None:
+    """None where no instance counts for both."""
+    records = [[r for r in one.records if r["task"] == name] for one in (*a, *b)]
+    first = {record["id"]: record for record in reversed(records[0])}
+    asked = list(dict.fromkeys(record["id"] for record in records[0]))
+    if any({record["id"] for record in own} != set(asked) for own in records):
+        raise PosttrainError(
+            f"{a[0].label} and {b[0].label} answered different instances of {name}; evaluate both alike."
+        )
+    protocol = protocol_of(TASKS[name], a[0].tasks[name]["format"])
+    scores = [instance_scores(protocol, [r for r in own if r["outcome"] != "left out"]) for own in records]
+    kept = [id for id in asked if all(id in own for own in scores)]
+    if not kept:
+        return None
+    left, right = (
+        [sum(own[id] for own in side) / len(side) for id in kept] for side in (scores[: len(a)], scores[len(a) :])
+    )
+    about: dict[str, Any] = {
+        "same_protocol": len({one.tasks[name]["protocol_hash"] for one in (*a, *b)}) == 1,
+        "left_out": len(asked) - len(kept),
+        "changed": tuple((id, x, y) for id, x, y in zip(kept, left, right, strict=True) if x != y),
+    }
+    if TASKS[name].combine is not None:  # one figure for all instances: its difference has the two figures' intervals
+        x, y = (average([estimate_of(one.tasks[name]) for one in side]) for side in (a, b))
+        difference = x.mean - y.mean
+        low = difference - hypot(x.mean - x.low, y.high - y.mean)
+        high = difference + hypot(x.high - x.mean, y.mean - y.low)
+        detectable = minimum_detectable((high - low) / 2 / Z)
+        return Compared(name, x.mean, y.mean, difference, low, high, len(kept), detectable, **about)
+    groups = [first[id].get("group", "") for id in kept] if protocol.averaged == "groups" else []
+    found = paired_difference(left, right, groups, [first[id].get("cluster", "") for id in kept])
     return Compared(
         name,
         _mean(left, groups),
         _mean(right, groups),
-        mean,
-        max(-1.0, mean - half),
-        min(1.0, mean + half),
-        (plain.bootstrap_low, plain.bootstrap_high),
-        len(x),
-        minimum_detectable(half / Z),
+        found.mean,
+        found.low,
+        found.high,
+        len(kept),
+        minimum_detectable(max(found.high - found.mean, found.mean - found.low) / Z),
+        (found.bootstrap_low, found.bootstrap_high),
         mcnemar([score == 1.0 for score in left], [score == 1.0 for score in right]),
-        a.tasks[name]["protocol_hash"] == b.tasks[name]["protocol_hash"],
-        tuple((id, x[id], y[id]) for id in x if x[id] != y[id]),
+        **about,
     )
-
-
-def _scores(scored: Scored, name: str, protocol: Protocol) -> dict[str, float]:
-    return instance_scores(protocol, [r for r in scored.records if r["task"] == name and r["outcome"] != "left out"])
 
 
 def _mean(scores: Sequence[float], groups: Sequence[str]) -> float:
@@ -126,21 +147,34 @@ def _mean(scores: Sequence[float], groups: Sequence[str]) -> float:
     return sum(sum(own) / len(own) for own in by_group.values()) / len(by_group)
 
 
-def _average(found: Sequence[Compared], error: float) -> Compared:
-    count = len(found)
-    mean = sum(one.difference for one in found) / count
-    lows, highs = zip(
-        *((one.difference - one.bootstrap[0], one.bootstrap[1] - one.difference) for one in found), strict=True
-    )
+def _average(found: Sequence[Compared], within: Mapping[str, Mapping[str, str]]) -> Compared | None:
+    def over(figures: Mapping[str, tuple[float, float, float]]) -> Mapping[str, Any]:
+        absent = {name: {"status": "not shared", **place} for name, place in within.items()}
+        return suite_average(
+            absent
+            | {
+                one.task: {
+                    "status": "scored",
+                    **asdict(Estimate(*figures[one.task], one.n)),
+                    **within.get(one.task, {}),
+                }
+                for one in found
+            }
+        )
+
+    total = over({one.task: (one.difference, one.low, one.high) for one in found})
+    if total["mean"] is None:
+        return None
+    drawn = over({one.task: (one.difference, *(one.bootstrap or (one.low, one.high))) for one in found})
     return Compared(
         "average",
-        sum(one.a for one in found) / count,
-        sum(one.b for one in found) / count,
-        mean,
-        mean - Z * error,
-        mean + Z * error,
-        (mean - sqrt(sum(w**2 for w in lows)) / count, mean + sqrt(sum(w**2 for w in highs)) / count),
-        sum(one.n for one in found),
-        minimum_detectable(error),
+        over({one.task: (one.a, one.a, one.a) for one in found})["mean"],
+        over({one.task: (one.b, one.b, one.b) for one in found})["mean"],
+        total["mean"],
+        total["low"],
+        total["high"],
+        total["n"],
+        minimum_detectable((total["high"] - total["low"]) / 2 / Z),
+        (drawn["low"], drawn["high"]),
         same_protocol=all(one.same_protocol for one in found),
     )

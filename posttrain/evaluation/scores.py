@@ -1,6 +1,6 @@
 """From records of single instances to the score of a task and of a suite."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -111,12 +111,3 @@ def suite_average(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def estimate_of(task: Mapping[str, Any]) -> Estimate:
     return Estimate(task["mean"], task["low"], task["high"], task["n"])
-
-
-def scores_by_task(records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """task → instance id → score, of instances that were verified; the mean where an instance has several answers."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for record in records:
-        if record["outcome"] not in ("error", "not judged", "left out"):
-            found.setdefault(record["task"], {}).setdefault(record["id"], []).append(record["score"])
-    return {task: {id: sum(own) / len(own) for id, own in by_id.items()} for task, by_id in found.items()}

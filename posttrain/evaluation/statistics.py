@@ -3,7 +3,7 @@
 Every interval is two-sided at 95 %. Scores lie in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb, sqrt
@@ -95,9 +95,7 @@ def _weighted(values: np.ndarray, groups: Sequence[str], clusters: Sequence[str]
     spread it cannot tell.
     """
     n = len(values)
-    _, group_N = np.unique(np.asarray(groups if any(groups) else [""] * n), return_inverse=True)
-    names = [cluster or f" {index}" for index, cluster in enumerate(clusters if any(clusters) else [""] * n)]
-    _, cluster_N = np.unique(np.asarray(names), return_inverse=True)
+    group_N, cluster_N = _numbered(n, groups, clusters)
     size_G = np.bincount(group_N)
     weight_N = 1 / (size_G[group_N] * len(size_G))
     mean = float((weight_N * values).sum())
@@ -108,6 +106,14 @@ def _weighted(values: np.ndarray, groups: Sequence[str], clusters: Sequence[str]
     sum_C = np.bincount(cluster_N, weight_N * (values - centre_N))
     error = sqrt(float((sum_C**2).sum()) * count / max(1, count - 1))
     return mean, error, count
+
+
+def _numbered(n: int, groups: Sequence[str], clusters: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each score's group, and of its cluster, from 0."""
+    _, group_N = np.unique(np.asarray(groups if any(groups) else [""] * n), return_inverse=True)
+    names = [cluster or f" {index}" for index, cluster in enumerate(clusters if any(clusters) else [""] * n)]
+    _, cluster_N = np.unique(np.asarray(names), return_inverse=True)
+    return group_N, cluster_N
 
 
 def _wilson(mean: float, n: float) -> tuple[float, float]:
@@ -152,45 +158,49 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(mean, mean - below, mean + above, sum(e.n for e in estimates))
 
 
-def clustered_difference(
-    a: Scores, b: Scores, groups: Sequence[str] = (), clusters: Sequence[str] = ()
-) -> tuple[float, float]:
-    """Mean of A − B over one task's instances as `estimate` weighs them, and its standard error."""
-    mean, error, _ = _weighted(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), groups, clusters)
-    return mean, error
-
-
 def paired_difference(
-    a: Mapping[str, Scores], b: Mapping[str, Scores], *, resamples: int = 2000, seed: int = 0
+    a: Scores,
+    b: Scores,
+    groups: Sequence[str] = (),
+    clusters: Sequence[str] = (),
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Difference:
-    """Macro mean over tasks of A − B, where ``a[task][i]`` and ``b[task][i]`` score the same instance i.
+    """A − B over one task's instances, weighed as `estimate` weighs their scores; ``a[i]`` and ``b[i]`` are of one.
 
-    The interval is normal, cut to [−1, 1], with the exact paired standard error √Σ(sdₜ² / nₜ) / T of the instance
-    differences; the bootstrap resamples instances within each task. One task is a macro mean over one. Where a task's
-    differences are all alike, its standard error would be 0 on any number of instances: it is then taken with one
-    disagreement each way added (as in Bonett and Price 2012). Unequal tasks or lengths raise ValueError.
+    The interval is normal, cut to [−1, 1], with the standard error of the differences; the bootstrap draws clusters
+    within their groups. Where differences do not vary, the standard error would be 0 on any number of instances: it is
+    then taken with one disagreement each way added (as in Bonett and Price 2012). Unequal lengths raise ValueError.
     """
-    if not a or set(a) != set(b):
-        raise ValueError(f"a paired comparison needs the same tasks on both sides: {sorted(a)} and {sorted(b)}")
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"{len(x)} and {len(y)} scores cannot be paired")
+    d = x - y
+    mean, error, independent = _weighted(d, groups, clusters)
+    if error < 1e-12:
+        error = standard_error([mean] * independent + [mean + 1.0, mean - 1.0])
+    half = Z * error
+    low, high = np.percentile(_resampled(d, groups, clusters, resamples, seed), [2.5, 97.5])
+    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), len(d), float(low), float(high))
+
+
+def _resampled(
+    values: np.ndarray, groups: Sequence[str], clusters: Sequence[str], resamples: int, seed: int
+) -> np.ndarray:
+    """Means over the means of groups, whose clusters are drawn with replacement."""
     rng = np.random.default_rng(seed)
-    means, variances = [], []
-    resampled = np.zeros(resamples)
-    for task in sorted(a):
-        x, y = np.asarray(a[task], dtype=np.float64), np.asarray(b[task], dtype=np.float64)
-        if len(x) != len(y) or len(x) == 0:
-            raise ValueError(f"{task}: {len(x)} and {len(y)} scores cannot be paired")
-        d = x - y
-        means.append(float(d.mean()))
-        variances.append(standard_error(d if np.ptp(d) > 0 else np.append(d, [1.0, -1.0])) ** 2)
-        # Drawing how often each distinct difference comes up is the same bootstrap, without n indices per resample.
-        levels, counts = np.unique(d, return_counts=True)
-        resampled += rng.multinomial(len(d), counts / len(d), size=resamples) @ levels / len(d)
-    mean = sum(means) / len(means)
-    half = Z * sqrt(sum(variances)) / len(means)
-    low, high = np.percentile(resampled / len(means), [2.5, 97.5])
-    return Difference(
-        mean, max(-1.0, mean - half), min(1.0, mean + half), sum(len(s) for s in a.values()), float(low), float(high)
-    )
+    group_N, cluster_N = _numbered(len(values), groups, clusters)
+    found = np.zeros(resamples)
+    for group in range(int(group_N.max()) + 1):
+        own = group_N == group
+        _, number = np.unique(cluster_N[own], return_inverse=True)
+        sums = np.column_stack([np.bincount(number, values[own]), np.bincount(number)])
+        # Drawing how often each distinct cluster comes up is the same bootstrap, without n indices per resample.
+        levels, counts = np.unique(sums, axis=0, return_counts=True)
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) @ levels
+        found += drawn[:, 0] / drawn[:, 1]
+    return found / (int(group_N.max()) + 1)
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from posttrain.models.packed_rows import PACKED, pack_rows, packed_hidden_states
+from posttrain.models.transfer import on_device
 
 
 def hidden_states(
@@ -26,23 +27,23 @@ def hidden_states(
     device = next(backbone.parameters()).device
     if position_ids_BT is not None:
         output = backbone(
-            input_ids=input_ids_BT.to(device),
-            attention_mask=None if attention_mask_BT is None else attention_mask_BT.to(device),
-            position_ids=position_ids_BT.to(device),
+            input_ids=on_device(input_ids_BT, device),
+            attention_mask=None if attention_mask_BT is None else on_device(attention_mask_BT, device),
+            position_ids=on_device(position_ids_BT, device),
             use_cache=False,
         )
     elif attention_mask_BT is None or is_right_padded(attention_mask_BT):
         if attention_mask_BT is not None and packs(backbone):
             rows = pack_rows(input_ids_BT, attention_mask_BT)
             hidden_ND = packed_hidden_states(backbone, rows)
-            return hidden_ND.index_select(0, rows.slot_BT.flatten().to(device)).view(*input_ids_BT.shape, -1)
-        output = backbone(input_ids=input_ids_BT.to(device), attention_mask=None, use_cache=False)
+            return hidden_ND.index_select(0, on_device(rows.slot_BT.flatten(), device)).view(*input_ids_BT.shape, -1)
+        output = backbone(input_ids=on_device(input_ids_BT, device), attention_mask=None, use_cache=False)
     else:
         position_ids_BT = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
         output = backbone(
-            input_ids=input_ids_BT.to(device),
-            attention_mask=attention_mask_BT.to(device),
-            position_ids=position_ids_BT.to(device),
+            input_ids=on_device(input_ids_BT, device),
+            attention_mask=on_device(attention_mask_BT, device),
+            position_ids=on_device(position_ids_BT, device),
             use_cache=False,
         )
     return output.last_hidden_state

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from posttrain.models.transfer import on_device
+
 PACKED = "packed"  # the name of `packed_attention` among transformers' implementations
 
 
@@ -79,12 +81,12 @@ def packed_hidden_states(backbone: nn.Module, rows: PackedRows) -> torch.Tensor:
         layout = {"trees": rows.trees}
     elif implementation == "flash_attention_2":
         lengths = [tree.end - tree.begin for tree in rows.trees]
-        starts = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+        starts = on_device(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), device)
         layout = dict(cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=max(lengths), max_length_k=max(lengths))
     output = backbone(
-        input_ids=rows.input_ids_1N.to(device),
+        input_ids=on_device(rows.input_ids_1N, device),
         attention_mask=None,
-        position_ids=rows.position_ids_1N.to(device),
+        position_ids=on_device(rows.position_ids_1N, device),
         use_cache=False,
         **layout,
     )

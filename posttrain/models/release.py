@@ -33,8 +33,7 @@ def release(model: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "flo
     for name in COPIED:
         if (model / name).is_file():
             shutil.copyfile(model / name, out / name)
-    if (model / INDEX).is_file():
-        shutil.copyfile(model / INDEX, out / INDEX)
+    size = 0
     for file in weights:
         if dtype == "float32":
             shutil.copyfile(file, out / file.name)
@@ -42,6 +41,12 @@ def release(model: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "flo
             with safe_open(file, "pt") as tensors:
                 kept = {name: tensors.get_tensor(name).to(torch.bfloat16) for name in tensors.keys()}  # noqa: SIM118
             save_file(kept, out / file.name, metadata={"format": "pt"})
+            size += sum(tensor.nbytes for tensor in kept.values())
+    if (model / INDEX).is_file():
+        index = json.loads((model / INDEX).read_text(encoding="utf-8"))
+        if size:
+            index["metadata"] = index.get("metadata", {}) | {"total_size": size}
+        write_json(out / INDEX, index)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     write_json(out / "config.json", config | {"dtype": dtype})

@@ -2,7 +2,8 @@
 
 FLOPs: 6 for each parameter and trained token, 2 for each token that only goes forward, 2 more where activations are
 made again. Memory: fp32 masters, gradients and Adam's two moments, shared evenly over the ranks (FSDP), a micro-batch's
-activations in bf16, two gathered layers, and a chunk of logits.
+activations in bf16, what is gathered, and a chunk of logits. Disk: the model, and three checkpoints: two are kept while
+a third is written.
 """
 
 import math
@@ -22,8 +23,8 @@ from posttrain.recipe.tables import TABLES, table
 
 GIB = 2**30
 USABLE = 0.92  # of a GPU's memory: the rest is CUDA's context and the allocator's waste
-CHUNK = 1024  # rows whose logits are held at once
-SHARED = frozenset({"sft", "dpo", "reward_model", "rlvr"})  # kinds of stage that all ranks run together
+LOGITS = 2**24  # of one chunk, as training/logprobs.py has it
+CHECKPOINTS = 3  # on disk at once
 Config = Mapping[str, Any]
 
 
@@ -103,25 +104,50 @@ def plan(
     rows_of: Callable[[str], int | None] = lambda reference: None,
     *,
     efficiency: float | None = None,
-    shared: Collection[str] = SHARED,
 ) -> list[StagePlan]:
     """The training stages in running order.
 
     ``config_of``: a model's config.json, None where it is not here. ``rows_of``: the rows of a local file.
-    ``efficiency``: the share of peak FLOP/s in place of the published runs'. ``shared``: kinds of stage that use every
-    GPU. Raises PosttrainError for a model or a data set of unknown size.
+    ``efficiency``: the share of peak FLOP/s in place of the published runs'. Raises PosttrainError for a model or a
+    data set of unknown size.
     """
-    planned = []
+    planned: list[StagePlan] = []
     for name in order(recipe.stages):
         settings: Any = recipe.stages[name]
         if settings.kind not in known()["efficiency"]:
             continue
-        ranks = on.gpus if settings.kind in shared else 1
-        made = _stage(recipe, name, settings, replace(on, gpus=ranks), config_of, rows_of, efficiency)
-        if made.memory > on.memory * USABLE:
-            made = replace(made, advice=_advice(recipe, name, settings, on, config_of, shared))
+        tokens = None
+        if getattr(settings, "tokens_of", ()):
+            tokens = _tokens_of(settings.tokens_of, planned)
+        made = _stage(recipe, name, settings, on, config_of, rows_of, efficiency, tokens)
+        refused = _refused(settings, made.gpus)
+        if refused or made.memory > on.memory * USABLE:
+            made = replace(made, advice=refused or _advice(recipe, name, settings, on, config_of))
         planned.append(made)
     return planned
+
+
+def _tokens_of(references: Collection[str], planned: Collection[StagePlan]) -> int:
+    """What those stages train on."""
+    found = {f"stage:{stage.name}": stage.tokens for stage in planned}
+    for unknown in set(references) - set(found):
+        raise PosttrainError(f"tokens_of: {unknown} is no stage that has a plan.")
+    return sum(found[reference] for reference in references)
+
+
+def _needs_one(settings: Any) -> list[str]:
+    """The options by which a stage trains in a single process."""
+    eight_bit, actors = getattr(settings, "optimizer", "") == "adamw_8bit", getattr(settings, "rollout_actors", 0)
+    found = {"lora": getattr(settings, "lora", None), "adamw_8bit": eight_bit, "rollout_actors": actors}
+    return [name for name, given in found.items() if given]
+
+
+def _refused(settings: Any, gpus: int) -> str:
+    """Why the trainer would not start, "" where it would."""
+    replicas = getattr(settings, "replicas", 1)
+    if gpus == 1 and (replicas > 1 or getattr(settings, "cpu_offload", False)):
+        return "replicas and cpu_offload are for several GPUs: leave them"
+    return f"replicas: {replicas} does not divide {gpus} GPUs" if gpus % replicas else ""
 
 
 def shape_of(reference: str, config_of: Callable[[str], Config | None]) -> Shape:
@@ -151,12 +177,16 @@ def state_bytes(shape: Shape, ranks: int, *, eight_bit: bool = False) -> float:
     return shape.parameters * (10 if eight_bit else 16) / ranks
 
 
-def activation_bytes(shape: Shape, tokens: int, *, again: bool) -> float:
-    """Of a micro-batch of ``tokens``, in bf16. ``again``: only the layers' inputs are kept, and one layer's inside."""
+def activation_bytes(shape: Shape, tokens: int, *, again: bool, gathered: bool = True) -> float:
+    """Of a micro-batch of ``tokens``, in bf16. ``again``: only the layers' inputs are kept, and one layer's inside.
+
+    ``gathered``: with the whole head and its gradient in fp32, and two layers, which ranks gather.
+    """
     inside = 2 * tokens * (8 * shape.hidden + 4 * shape.intermediate)
     kept = 2 * tokens * shape.hidden * shape.layers + inside if again else inside * shape.layers
-    logits = 2 * 4 * min(tokens, CHUNK) * shape.vocabulary
-    return kept + logits + 2 * 2 * shape.layer
+    logits = 2 * 4 * min(tokens * shape.vocabulary, LOGITS)
+    whole = 2 * 4 * shape.hidden * shape.vocabulary + 2 * 2 * shape.layer
+    return kept + logits + (whole if gathered else 0)
 
 
 def published_error(recipe: Recipe, stage: StagePlan) -> tuple[float, float] | None:
@@ -185,11 +215,16 @@ def _stage(
     config_of: Callable[[str], Config | None],
     rows_of: Callable[[str], int | None],
     efficiency: float | None,
+    given: int | None = None,
 ) -> StagePlan:
+    """``given``: the tokens that it trains on, where its rows do not tell."""
+    gpus = 1 if _needs_one(settings) else on.gpus
     shape = shape_of(_base(recipe, settings.model), config_of)
     per_row, P, episodes = known()["tokens"], shape.parameters, 0
     again = getattr(settings, "activation_checkpointing", False)
-    trained = 6 + 2 * (again or settings.kind == "rlvr")  # as the published runs did, whose share of peak is taken
+    lora = getattr(settings, "lora", None)
+    # Frozen weights have no gradient. RLVR: as the published runs did, whose share of peak is taken.
+    trained = (6 if lora is None else 4) + 2 * (again or settings.kind == "rlvr")
     held = [(shape, True)]
     if settings.kind == "rlvr":
         episodes = settings.steps * settings.prompts_per_step * settings.samples_per_prompt
@@ -199,109 +234,126 @@ def _stage(
         learn = trained * P * settings.epochs
         if settings.beta:
             held.append((shape, False))
-        if settings.value_model:
+        if settings.reward_model:
+            judge = shape_of(_base(recipe, settings.reward_model), config_of)
+            forward += 2 * judge.parameters
+            held.append((judge, False))
+        if settings.value_model and settings.algorithm == "ppo":
             value = shape_of(_base(recipe, settings.value_model), config_of)
             learn, forward = learn + trained * value.parameters * settings.epochs, forward + 2 * value.parameters
             held.append((value, True))
         flops = tokens * (learn + forward) + 2 * P * episodes * response
     else:
-        rows = _rows(recipe, settings.data, rows_of) * settings.epochs
-        tokens = rows * per_row["conversation" if settings.kind == "sft" else "preference"]
+        per = per_row["conversation" if settings.kind == "sft" else "preference"]
+        tokens = given or _rows(recipe, settings.data, rows_of) * settings.epochs * per
         flops = tokens * P * (trained + 2 * (settings.kind == "dpo"))  # the reference's pass
+    sharing = max(1, gpus // getattr(settings, "replicas", 1))
     memory = sum(
-        state_bytes(model, on.gpus, eight_bit=getattr(settings, "optimizer", "") == "adamw_8bit")
+        state_bytes(model, sharing, eight_bit=getattr(settings, "optimizer", "") == "adamw_8bit")
         if learns
-        else 4 * model.parameters / on.gpus
+        else 4 * model.parameters / sharing
         for model, learns in held
     )
-    if getattr(settings, "lora", None) is not None:
-        memory = P * (1 if settings.lora.four_bit else 4) / on.gpus
-    if getattr(settings, "cpu_offload", False):
+    if lora is not None:
+        memory = P * (1 if lora.four_bit else 4)
+    if getattr(settings, "cpu_offload", False) and gpus > 1:
         memory = 0.0
-    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again)
-    if settings.kind == "rlvr" and on.gpus > 1:  # each rank's engine holds all weights; vLLM's sleeps while ranks learn
+    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again, gathered=gpus > 1)
+    if settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; vLLM's sleeps while ranks learn
         memory += max(activations, 2 * P) if settings.engine == "vllm" else activations + 4 * P
     else:
         memory += activations
-    seconds = flops / (on.gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
-    disk = sum(4 * model.parameters for model, learns in held if learns) + 12 * P  # artifact and checkpoint
-    cost = on.gpus * seconds / 3600 * on.price
-    made = StagePlan(name, settings.kind, on.gpus, memory / GIB, tokens, seconds, cost, disk / GIB)
+    seconds = flops / (gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
+    learned = sum(model.parameters for model, learns in held if learns)
+    disk = 4 * learned + (12 * learned * CHECKPOINTS if lora is None else 0)
+    paid = gpus + math.ceil(getattr(settings, "rollout_actors", 0) * getattr(settings, "gpus_per_actor", 0))
+    cost = paid * seconds / 3600 * on.price
+    made = StagePlan(name, settings.kind, paid, memory / GIB, tokens, seconds, cost, disk / GIB)
     return replace(made, episodes=episodes)
 
 
-def _advice(
-    recipe: Recipe,
-    name: str,
-    settings: Any,
-    on: Machine,
-    config_of: Callable[[str], Config | None],
-    shared: Collection[str],
-) -> str:
+def _advice(recipe: Recipe, name: str, settings: Any, on: Machine, config_of: Callable[[str], Config | None]) -> str:
     """What would fit: an option if one does, else more GPUs."""
 
     def fits(changed: Any, gpus: int) -> bool:
-        made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None)
-        return made.memory <= on.memory * USABLE
+        made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None, given=1)
+        return made.memory <= on.memory * USABLE and not _refused(changed, gpus)
 
-    own = on.gpus if settings.kind in shared else 1
+    alone = _needs_one(settings)
     options: list[dict[str, Any]] = [{"activation_checkpointing": True}]
     if settings.kind == "rlvr":
         longest = settings.max_prompt_tokens + settings.max_response_tokens
         options.append(options[0] | {"engine": "vllm", "micro_batch_tokens": longest})
     else:
-        options.append({"optimizer": "adamw_8bit"})
-        options.append(options[0] | options[1])
+        if on.gpus == 1 or alone:
+            options.append({"optimizer": "adamw_8bit"})
+            options.append(options[0] | options[1])
         options.append({"activation_checkpointing": True, "micro_batch_tokens": settings.max_tokens})
     for option in options:
-        if fits(settings.model_copy(update=option), own):
-            return "would fit with " + ", ".join(f"{key}: {str(value).lower()}" for key, value in option.items())
-    if settings.kind in shared:
-        changed = settings.model_copy(update=options[-1])
-        for gpus in (2**power for power in range(int(math.log2(own)) + 1, 14)):
-            if fits(settings, gpus):
-                return f"would fit on {gpus} × {on.name}"
-            if fits(changed, gpus):
-                extra = ", ".join(f"{key}: {str(value).lower()}" for key, value in options[-1].items())
-                return f"would fit on {gpus} × {on.name} with {extra}"
-        return f"does not fit on any number of {on.name}; of RLVR every GPU's engine holds the whole policy"
-    return f"does not fit on one {on.name}, and this stage is not shared by several: take a smaller model"
+        if fits(settings.model_copy(update=option), on.gpus):
+            return "would fit with " + _told(option)
+    if alone:
+        return f"does not fit on one {on.name}, and with {' and '.join(alone)} several cannot share it"
+    changed = settings.model_copy(update=options[-1])
+    for gpus in (2**power for power in range(int(math.log2(on.gpus)) + 1, 14)):
+        if fits(settings, gpus):
+            return f"would fit on {gpus} × {on.name}"
+        if fits(changed, gpus):
+            return f"would fit on {gpus} × {on.name} with {_told(options[-1])}"
+    return f"does not fit on any number of {on.name}; of RLVR every GPU's engine holds the whole policy"
+
+
+def _told(option: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {str(value).lower()}" for key, value in option.items())
 
 
 def _base(recipe: Recipe, reference: str) -> str:
-    """The model outside of the recipe that a reference leads back to."""
+    """The model outside of the recipe that a reference leads back to; a stage that makes one from nothing itself."""
     while reference.startswith("stage:"):
         settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]]
+        if not hasattr(settings, "model"):
+            return reference
         reference = settings.model
     return reference
 
 
 def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) -> int:
+    """At most so many: what is dropped on the way is not known."""
     settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]] if reference[:6] == "stage:" else None
     if isinstance(settings, Mixture):
         return sum(_source_rows(recipe, source, rows_of) for source in settings.sources)
     if settings is not None and settings.kind == "preferences":
         if not isinstance(settings.prompts, str):
-            return sum(part.count or 0 for part in settings.prompts.parts)  # at most a pair for each prompt
+            return sum(part.count or _rows(recipe, part.data, rows_of) for part in settings.prompts.parts)
         return _rows(recipe, settings.prompts, rows_of)
     if settings is not None and settings.kind == "synthesize":
-        return getattr(settings, reference.partition("/")[2].removesuffix(".jsonl") or "sft")
+        if settings.generator == "nano":
+            found = settings.model_dump().get(reference.partition("/")[2].removesuffix(".jsonl") or "sft")
+            return found if isinstance(found, int) else _known_rows(reference, rows_of)
+        made = settings.generator.model_dump()
+        given = made.get("count") or made.get("limit")
+        return given or _rows(recipe, made.get("data") or made["prompts"], rows_of)
     return _known_rows(reference, rows_of)
 
 
 def _source_rows(recipe: Recipe, source: Any, rows_of: Callable[[str], int | None]) -> int:
-    if source.count or source.limit:
-        return source.count or source.limit
+    if source.count:
+        return source.count
     if source.row_sources:
-        parts = {part.row_source: part.used for name in TABLES for part in table(name).parts}
-        return sum(parts.get(name, 0) for name in source.row_sources)
-    rows = _rows(recipe, source.data, rows_of)
-    return math.ceil(rows * (source.fraction or source.repeat or 1))
+        rows = sum(_known_rows(name, rows_of) for name in source.row_sources)
+    else:
+        try:
+            rows = _rows(recipe, source.data, rows_of)
+        except PosttrainError:
+            if not source.limit:
+                raise
+            rows = source.limit
+    return math.ceil(min(rows, source.limit or rows) * (source.fraction or source.repeat or 1))
 
 
 def _known_rows(reference: str, rows_of: Callable[[str], int | None]) -> int:
     tables = {table(name).mixture: table(name).total for name in TABLES}
-    parts = {part.id: part.used for name in TABLES for part in table(name).parts}
+    parts = {key: part.used for name in TABLES for part in table(name).parts for key in (part.id, part.row_source)}
     found = tables.get(reference) or known()["rows"].get(reference) or parts.get(reference) or rows_of(reference)
     if found is None:
         raise PosttrainError(f"{reference}: how many rows it has is unknown here. Give the source a count or a limit.")

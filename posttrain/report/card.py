@@ -1,15 +1,17 @@
 """The card of an exported model: what it was made of, how it did, how often the sealed suite was opened, its limits."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain.artifacts.hub import looks_like_hub_id
 from posttrain.artifacts.manifest import read_manifest
 from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report.lineage import artifact_folder, decontamination, lineage
 from posttrain.report.markdown import interval, table, text
 
+FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".gz", ".zst")
 LIMITS = (
     "It can state falsehoods with confidence, and repeat what is wrong or unfair in the data below.",
     "The scores below are of the suites named; they say nothing of other tasks, languages or prompts.",
@@ -22,13 +24,13 @@ def model_card(name: str, model: Path, intended: str) -> str:
     made = lineage([model])
     folder, manifest = list(made.values())[-1]
     run = folder.parent.parent
-    bases = sorted({reference for _, made_by in made.values() for reference in made_by["references"]} - _data(made))
+    base = _base(made, manifest)
     parts = [
-        _front(bases, made),
+        _front(base, made),
         f"# {text(name)}",
         f"Made by posttrain (after [Tülu 3](https://arxiv.org/abs/2411.15124)), recipe `{run.name}`, "
         f"stage `{manifest['stage']}`, "
-        f"artifact `{manifest['key']}`, seed {manifest['seed']}, from {', '.join(bases) or 'nothing'}.",
+        f"artifact `{manifest['key']}`, seed {manifest['seed']}, from {text(_shown(base)) or 'nothing'}.",
         "## Intended use",
         text(intended),
         "## Training",
@@ -46,18 +48,30 @@ def model_card(name: str, model: Path, intended: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front(bases: Sequence[str], made: Mapping[str, Any]) -> str:
+def _base(made: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """The model outside of the run that the training began with, "" where it began with none."""
+    while (reference := manifest["settings"].get("model") or "").startswith("stage:"):
+        _, manifest = made[reference.removeprefix("stage:").partition("/")[0]]
+    return reference
+
+
+def _front(base: str, made: Mapping[str, Any]) -> str:
     """The block that the hub reads."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "license: other", "tags: [posttrain]"]
-    if bases:
-        lines.append(f"base_model: {json.dumps(bases[0])}")
-    if sets := sorted(source for source in _data(made) if "/" in source and ":" not in source):
+    if _on_hub(base):
+        lines.append(f"base_model: {json.dumps(base)}")
+    if sets := sorted({source["source"] for _, source in _mixtures(made) if _on_hub(source["source"])}):
         lines.append(f"datasets: {json.dumps(sets)}")
     return "\n".join(["---", *lines, "---"])
 
 
-def _data(made: Mapping[str, Any]) -> set[str]:
-    return {source["source"] for _, source in _mixtures(made)}
+def _on_hub(reference: str) -> bool:
+    return looks_like_hub_id(reference) and not reference.endswith(FILES)
+
+
+def _shown(reference: str) -> str:
+    """What others may know of it: of a place on this machine its last part alone."""
+    return reference if _on_hub(reference) or reference.startswith("stage:") else Path(reference).name
 
 
 def _mixtures(made: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -82,7 +96,7 @@ def _sources(made: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for stage, source in _mixtures(made):
         licences = ", ".join(f"{name} ({count:,})" for name, count in source.get("licences", {}).items())
-        rows.append([stage, source["source"], f"{source['used']:,}", licences or "not recorded"])
+        rows.append([stage, _shown(source["source"]), f"{source['used']:,}", licences or "not recorded"])
     return rows
 
 
@@ -92,7 +106,7 @@ def _contamination(made: Mapping[str, Any]) -> str:
         for source in (decontamination(folder) or {"sources": []})["sources"]:
             overlaps = [f"{task} {of['overlapping']} of {of['items']}" for task, of in source["overlaps"].items()]
             found = f"overlaps with {', '.join(overlaps)}" if overlaps else "no overlap"
-            lines.append(f"- {stage}, {text(source['source'])}: {found}; {source['dropped']:,} rows left out.")
+            lines.append(f"- {stage}, {text(_shown(source['source']))}: {found}; {source['dropped']:,} rows left out.")
     return "\n".join(lines) or "The training data was not checked against any evaluation."
 
 

@@ -1,13 +1,14 @@
 """What a stage logged at its steps, as curves that a page can draw."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain.artifacts.jsonl import read_jsonl
 
-POINTS = 240  # a curve of more steps is drawn by the means of so many stretches
+POINTS = 240  # a curve of more steps is drawn by the least and the greatest value of half as many stretches
 WIDTH, HEIGHT = 300.0, 96.0
 # First what tells whether a stage went well; everything else stands behind "more".
 FIRST = (
@@ -48,11 +49,23 @@ class Curve:
     def path(self) -> str:
         left, right = self.points[0][0], self.points[-1][0]
         across, up = WIDTH / (right - left or 1), HEIGHT / (self.high - self.low or 1)
-        return "M" + "L".join(f"{(x - left) * across:.1f},{HEIGHT - (y - self.low) * up:.1f}" for x, y in self.points)
+        return "M" + "L".join(f"{(x - left) * across:.1f},{HEIGHT - (y - self.low) * up:.1f}" for x, y in self.drawn)
+
+    @property
+    def drawn(self) -> Sequence[tuple[float, float]]:
+        """At most `POINTS` of its points and its ends, among them every least and greatest: no spike is lost."""
+        if len(self.points) <= POINTS:
+            return self.points
+        edges = [len(self.points) * part // (POINTS // 2) for part in range(POINTS // 2 + 1)]
+        kept = {0, len(self.points) - 1}
+        for begin, end in itertools.pairwise(edges):
+            kept |= {of(range(begin, end), key=lambda at: self.points[at][1]) for of in (min, max)}
+        return [self.points[at] for at in sorted(kept)]
 
 
 def curves(metrics: Path) -> list[Curve]:
-    """Every figure of a metrics.jsonl over its steps, nested names joined by dots; chief ones first, [] for no file."""
+    """Every figure of a metrics.jsonl at all of its steps, nested names joined by dots; chief ones first, [] for no
+    file."""
     if not metrics.is_file():
         return []
     found: dict[str, list[tuple[float, float]]] = {}
@@ -61,7 +74,7 @@ def curves(metrics: Path) -> list[Curve]:
     ):  # the last line of a stage that is being made may be torn
         for name, value in _numbers(row):
             found.setdefault(name, []).append((row["step"], value))
-    made = [Curve(name, tuple(_thinned(points))) for name, points in found.items() if len(points) > 1]
+    made = [Curve(name, tuple(points)) for name, points in found.items() if len(points) > 1]
     order = {name: rank for rank, name in enumerate(FIRST)}
     return sorted(made, key=lambda curve: (not curve.chief, order.get(curve.name.split(".")[0], len(order))))
 
@@ -72,11 +85,3 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield from _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and value == value and name != "step":
             yield f"{prefix}{name}", float(value)
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    if len(points) <= POINTS:
-        return points
-    edges = [len(points) * part // POINTS for part in range(POINTS + 1)]
-    stretches = [points[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
-    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in stretches]

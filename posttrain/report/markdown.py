@@ -84,8 +84,8 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> str:
         mark = "" if all(figures["same_protocol"] for figures in pair["per_task"].values()) else OTHER_PROTOCOL
         rows.append([name, f"average{mark}", str(pair["n"]), _signed(pair), _bootstrap(pair), ""])
         for task, figures in pair["per_task"].items():
-            p = figures["mcnemar"]["p"]
-            shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+            p = figures["mcnemar"]["p"] if figures["mcnemar"] else None
+            shown = "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
             mark = "" if figures["same_protocol"] else OTHER_PROTOCOL
             rows.append(["", f"{task}{mark}", str(figures["n"]), _signed(figures), _bootstrap(figures), shown])
     return table(["models", "task", "n", "difference", "bootstrap", "*p*"], rows)
@@ -97,6 +97,12 @@ def _below_differences(compared: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{pair['a']} − {pair['b']} leaves out, as only one of them was scored on it: {', '.join(pair['missing'])}."
         for pair in compared
         if pair["missing"]
+    ]
+    lines += [
+        f"{pair['a']} − {pair['b']} leaves out {figures['left_out']} instances of {task}, not judged for both of them."
+        for pair in compared
+        for task, figures in pair["per_task"].items()
+        if figures["left_out"]
     ]
     if any(not figures["same_protocol"] for pair in compared for figures in pair["per_task"].values()):
         lines.append(
@@ -115,7 +121,7 @@ def _signed(figures: Mapping[str, Any]) -> str:
 
 
 def _bootstrap(figures: Mapping[str, Any]) -> str:
-    if figures["difference"] is None:
+    if figures.get("bootstrap_low") is None:
         return ""
     return f"[{100 * figures['bootstrap_low']:+.1f}, {100 * figures['bootstrap_high']:+.1f}]"
 

@@ -103,7 +103,7 @@ if (form && index.tasks.length) {
   }
 
   const KEEP = {
-    all: () => true, gained: (a, b) => a !== "c" && b === "c", lost: (a, b) => a === "c" && b !== "c", differ: (a, b) => a !== b,
+    all: () => true, gained: (a, b) => /[wte]/.test(a) && b === "c", lost: (a, b) => a === "c" && /[wte]/.test(b), differ: (a, b) => a !== b,
     right: (a, b) => a === "c" && b === "c", wrong: (a, b) => a !== "c" && b !== "c", failed: (a, b) => /[te]/.test(a + b),
   };
 

@@ -58,13 +58,7 @@ def render(report: Mapping[str, Any], run: Path, made: Mapping[str, tuple[Path, 
         curves={stage: found for stage, found in drawn.items() if found},
         box=(WIDTH, HEIGHT),
         mixtures={stage: mixture for stage, folder in folders.items() if (mixture := _mixture(folder))},
-        overlaps=[
-            found
-            for stage, (folder, manifest) in made.items()
-            for found in overlaps(
-                stage, folder, {name: folders[name] for name in manifest["inputs"]}, instances.prompts
-            )
-        ],
+        overlaps=[found for stage, folder in folders.items() for found in overlaps(stage, folder, instances.prompts)],
         pairs={stage: rows for stage, folder in folders.items() if (rows := _pairs(folder))},
         graph=_graph(made),
         graph_box=(BOX, BOX_HEIGHT),

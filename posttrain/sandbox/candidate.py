@@ -64,12 +64,14 @@ def run_main(source: str) -> None:
 
 def _perform(operation: str, given: list[Any], names: dict[str, Any]) -> Any:
     match operation, *given:
+        case "call", function, list(arguments):
+            return function(*arguments)
+        case "call", function, list(arguments), dict(keywords):
+            return function(*arguments, **keywords)
         case "name", str(name):
             if name not in names:
                 raise NameError(name)
             return names[name]
-        case "call", function, list(arguments), dict(keywords):
-            return function(*arguments, **keywords)
         case "get", target, str(name):
             return getattr(target, name)
         case "set", target, str(name), value:

@@ -105,7 +105,7 @@ class Reference:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._peer.ask("call", self, list(arguments), keywords)
+        return self._peer.ask("call", self, list(arguments), *([keywords] if keywords else ()))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):  # asked by the interpreter and libraries, of any object
@@ -149,12 +149,12 @@ def _exception(kind: str, text: str) -> Exception:
     return made
 
 
-def used_names(source: str) -> tuple[set[str], set[str], set[str]]:
-    """Names that the source reads, those of which it reads an attribute, as in ``math.isclose``, and its variables."""
+def _used_names(sources: list[str]) -> tuple[set[str], set[str], set[str]]:
+    """Names that the sources read, those of which they read an attribute, as in ``math.isclose``, and variables."""
     import ast
 
     read, bases, variables = set(), set(), set()
-    for node in ast.walk(ast.parse(source)):
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else variables).add(node.id)
         elif isinstance(node, ast.arg):
@@ -164,65 +164,82 @@ def used_names(source: str) -> tuple[set[str], set[str], set[str]]:
     return read, bases, variables
 
 
-def check(request: dict[str, Any], candidate: Channel) -> dict[str, Any]:
-    """Run ``setup`` and each of ``tests``; ``calls`` are the candidate's names (None: all that the tests use and the
-    candidate defines).
+class Tests:
+    """``setup`` and ``tests`` of a request, compiled. ``calls`` are the candidate's names (None: all that the tests use
+    and the candidate defines); where they are given no candidate is heard of in the setup, which is run here."""
 
-    Gives ``passed``, one bool per test, ``why``, the first failure, and ``memory``, whether the program ran out of it;
-    or ``defect``, what is wrong with the tests.
-    """
-    peer = Peer(candidate)
-    try:
-        setup = compile(request["setup"], "setup", "exec", dont_inherit=True)
-        tests = [compile(test, f"test {at}", "exec", dont_inherit=True) for at, test in enumerate(request["tests"], 1)]
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return {"defect": f"the tests do not compile: {error!r:.300}"}
-    failed = {"passed": [False] * len(tests), "memory": False}
-    try:
-        peer.answer()
-    except EOFError:
-        return failed | {"why": "the program ended while it was loaded"}
-    except (Exception, CandidateGone) as error:
-        return failed | {"why": f"while it was loaded: {error!r:.300}"}
-    names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
-    try:
-        if request["calls"] is None:
-            _bring(names, peer, [request["setup"], *request["tests"]])
-        exec(setup, names)
-        if peer.uncrossed:
-            raise peer.uncrossed
-        for name in request["calls"] or ():  # after the setup, which may hold a stub of the same name
-            names[name] = peer.ask("name", name)
-    except BaseException as error:
-        return _defect(error) or failed | {"why": f"before the tests: {error!r:.300}"}
-    passed, why, memory = [], "", False
-    for at, test in enumerate(tests, 1):
-        peer.uncrossed = None
+    def __init__(self, request: dict[str, Any]):
+        self.calls, self.defect = request["calls"], ""
+        self.failure: BaseException | None = None
+        self.names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
+        sources = [request["setup"], *request["tests"]]
         try:
-            exec(test, names)
-            error = None if peer.gone is None else CandidateGone(peer.gone)
-        except BaseException as raised:
-            error = raised
-        error = peer.uncrossed or error
-        if error is not None:
-            if defect := _defect(error):
-                return defect
-            why = why or f"test {at}: {_told(error)}"
-            memory = memory or isinstance(error, MemoryError)
-        passed.append(error is None)
-    return {"passed": passed, "why": why, "memory": memory}
+            self.setup = compile(request["setup"], "setup", "exec", dont_inherit=True)
+            self.tests = [
+                compile(test, f"test {at}", "exec", dont_inherit=True) for at, test in enumerate(request["tests"], 1)
+            ]
+            self.used = _used_names(sources) if self.calls is None else None
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            self.defect = f"the tests do not compile: {error!r:.300}"
+            return
+        if self.calls is not None:
+            try:
+                exec(self.setup, self.names)
+            except BaseException as error:
+                self.failure = error
+
+    def check(self, candidate: Channel) -> dict[str, Any]:
+        """Run the tests, once: they may leave their mark on what the setup made.
+
+        Gives ``passed``, one bool per test, ``why``, the first failure, and ``memory``, whether the program ran out of
+        it; or ``defect``, what is wrong with the tests.
+        """
+        peer, names = Peer(candidate), self.names
+        if self.defect:
+            return {"defect": self.defect}
+        failed = {"passed": [False] * len(self.tests), "memory": False}
+        try:
+            peer.answer()
+        except EOFError:
+            return failed | {"why": "the program ended while it was loaded"}
+        except (Exception, CandidateGone) as error:
+            return failed | {"why": f"while it was loaded: {error!r:.300}"}
+        try:
+            if self.failure is not None:
+                raise self.failure
+            if self.used is not None:
+                _bring(names, peer, *self.used)
+                exec(self.setup, names)
+            if peer.uncrossed:
+                raise peer.uncrossed
+            for name in self.calls or ():  # after the setup, which may hold a stub of the same name
+                names[name] = peer.ask("name", name)
+        except BaseException as error:
+            return _defect(error) or failed | {"why": f"before the tests: {error!r:.300}"}
+        passed, why, memory = [], "", False
+        for at, test in enumerate(self.tests, 1):
+            peer.uncrossed = None
+            try:
+                exec(test, names)
+                error = None if peer.gone is None else CandidateGone(peer.gone)
+            except BaseException as raised:
+                error = raised
+            error = peer.uncrossed or error
+            if error is not None:
+                if defect := _defect(error):
+                    return defect
+                why = why or f"test {at}: {_told(error)}"
+                memory = memory or isinstance(error, MemoryError)
+            passed.append(error is None)
+        return {"passed": passed, "why": why, "memory": memory}
 
 
-def _bring(names: dict[str, Any], peer: Peer, sources: list[str]) -> None:
+def _bring(names: dict[str, Any], peer: Peer, read: set[str], bases: set[str], variables: set[str]) -> None:
     """Define what the tests use and the candidate has.
 
     Modules of the standard library are never the candidate's. Names of _STANDARD are (a task may ask for ``sqrt``) only
     where the tests use nothing else that could be, and built-in functions (``sum``) only where there is none of those.
     """
-    read, bases, variables = set(), set(), set()
-    for source in sources:
-        for found, more in zip((read, bases, variables), used_names(source), strict=True):
-            found |= more
     modules = read & bases & sys.stdlib_module_names
     names |= {name: import_module(name) for name in sorted(modules)}
     theirs = read - modules - vars(builtins).keys() - _STANDARD.keys()

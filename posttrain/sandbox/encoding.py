@@ -12,6 +12,8 @@ import json
 import math
 import os
 import struct
+from array import array
+from binascii import a2b_base64, b2a_base64
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
@@ -26,7 +28,12 @@ _LENGTH = struct.Struct("=Q")
 _PLAIN_INT = 2**63
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, dict, type(None))}
 
-_AS_THEY_ARE = frozenset((bool, int, float, str, type(None)))
+_AS_THEY_ARE = frozenset((bool, int, float, str, type(None)))  # in a message
+_AS_THEY_ARE_HERE = frozenset((bool, str, type(None)))  # of any value
+_PACKED = range(1000, 2**20)  # lengths of lists; a longer one of short numbers may fit a message as text only
+_NUMBERS, _EXACT = ({float}, {float, int}), 2**53
+_SETS, _BYTES = (set, frozenset), (bytes, bytearray)
+_write, _read = json.JSONEncoder(check_circular=False).encode, json.JSONDecoder().raw_decode
 
 
 class EncodingError(Exception):
@@ -35,31 +42,52 @@ class EncodingError(Exception):
 
 def encode(value: Any, refer: Refer) -> Any:
     """The value in terms of JSON. ``refer`` numbers an object that must stay here, or raises EncodingError."""
+    if type(value) in _AS_THEY_ARE_HERE:
+        return value
     if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-        value = value.item()
-    if value is None or isinstance(value, bool | str):
+        return encode(value.item(), refer)
+    if isinstance(value, str):
         return value
     if isinstance(value, int):
         return value if -_PLAIN_INT < value < _PLAIN_INT else {"i": int.__format__(value, "x")}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"f": float.__repr__(value)}
-    if isinstance(value, complex):
-        return {"c": [float.hex(value.real), float.hex(value.imag)]}
-    if isinstance(value, bytes | bytearray):
-        return {"b": value.hex()}
     if isinstance(value, list):
-        return _encoded(list.__iter__(value), refer)
+        return _packed(value) or _encoded(list.__iter__(value), refer)
     if isinstance(value, tuple):
         return {"t": _encoded(tuple.__iter__(value), refer)}
-    if isinstance(value, set | frozenset):
-        return {"s": [encode(item, refer) for item in value]}
     if isinstance(value, dict):
         return {"d": [[encode(key, refer), encode(item, refer)] for key, item in dict.items(value)]}
+    if type(value) is type:
+        return {"k": value.__name__} if value is _TYPES.get(value.__name__) else {"o": refer(value)}
+    if isinstance(value, _SETS):
+        return {"s": [encode(item, refer) for item in value]}
+    if isinstance(value, _BYTES):
+        return {"b": value.hex()}
+    if isinstance(value, complex):
+        return {"c": [float.hex(value.real), float.hex(value.imag)]}
     if isinstance(value, slice):
         return {"r": [encode(part, refer) for part in (value.start, value.stop, value.step)]}
-    if any(value is kind for kind in _TYPES.values()):
-        return {"k": value.__name__}
     return {"o": refer(value)}
+
+
+def _packed(value: list[Any]) -> dict[str, Any] | None:
+    """A long list with fractions in it as bytes, and where its whole numbers are; None where that is not exact."""
+    if type(value) is not list or len(value) not in _PACKED or (kinds := set(map(type, value))) not in _NUMBERS:
+        return None
+    whole = [at for at, one in enumerate(value) if type(one) is int] if int in kinds else []
+    if any(abs(value[at]) > _EXACT for at in whole):
+        return None
+    return {"n": [b2a_base64(array("d", value), newline=False).decode(), whole]}
+
+
+def _unpacked(text: str, whole: list[int]) -> list[Any]:
+    doubles = array("d")
+    doubles.frombytes(a2b_base64(text, strict_mode=True))
+    values: list[Any] = doubles.tolist()
+    for at in whole:
+        values[at] = int(values[at])
+    return values
 
 
 def _encoded(items: Iterable[Any], refer: Refer) -> list[Any]:
@@ -76,16 +104,17 @@ def _encoded(items: Iterable[Any], refer: Refer) -> list[Any]:
 
 def decode(message: Any, dereference: Dereference) -> Any:
     """The value of what ``encode`` gave. Raises EncodingError for anything else."""
-    if message is None or isinstance(message, bool | str | int | float):
+    kind = type(message)
+    if kind in _AS_THEY_ARE:
         return message
-    if isinstance(message, list):
+    if kind is list:
         return _decoded(message, dereference)
-    if not isinstance(message, dict) or len(message) != 1:
+    if kind is not dict or len(message) != 1:
         raise EncodingError("a tagged value has exactly one tag")
     ((tag, content),) = message.items()
     try:
         return _decode_tagged(tag, content, dereference)
-    except (TypeError, ValueError, AttributeError) as error:  # such as a set of lists
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:  # such as a set of lists
         raise EncodingError(f"malformed value under tag {tag!r:.20}: {type(error).__name__}") from None
 
 
@@ -95,6 +124,10 @@ def _decoded(items: Iterable[Any], dereference: Dereference) -> list[Any]:
 
 def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
     match tag:
+        case "o" if type(content) is int:
+            return dereference(content)
+        case "n":
+            return _unpacked(*content)
         case "i":
             return int(content, 16)
         case "f":
@@ -115,8 +148,6 @@ def _decode_tagged(tag: str, content: Any, dereference: Dereference) -> Any:
             return slice(start, stop, step)
         case "k" if isinstance(content, str) and content in _TYPES:
             return _TYPES[content]
-        case "o" if type(content) is int:
-            return dereference(content)
     raise EncodingError(f"no such tag, or no reference: {tag!r:.20}")
 
 
@@ -125,36 +156,51 @@ class Channel:
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
+        self._held = b""  # received, of messages that nobody asked for yet
 
     def send(self, message: Any) -> None:
         """Raises EncodingError for a message over MAX_MESSAGE or nested too deep, OSError when the other end is
         closed."""
         try:
-            data = json.dumps(message).encode()
+            text = _write(message).encode()
         except RecursionError:
             raise EncodingError("nested too deep") from None
-        if len(data) > MAX_MESSAGE:
-            raise EncodingError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
-        data = memoryview(_LENGTH.pack(len(data)) + data)
-        while data:
-            data = data[os.write(self.descriptor, data) :]
+        if len(text) > MAX_MESSAGE:
+            raise EncodingError(f"a message of {len(text)} bytes; the limit is {MAX_MESSAGE}")
+        head = _LENGTH.pack(len(text))
+        sent = os.writev(self.descriptor, (head, text))
+        while sent < len(head):
+            sent += os.write(self.descriptor, head[sent:])
+        rest = memoryview(text)[sent - len(head) :]
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
 
     def receive(self) -> Any:
         """The next message. Raises EOFError at the end, EncodingError for a message that is none."""
-        (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
+        held = self._held
+        while len(held) < _LENGTH.size:
+            held += self._more(2**16)
+        (length,) = _LENGTH.unpack_from(held)
         if length > MAX_MESSAGE:
             raise EncodingError(f"a message of {length} bytes; the limit is {MAX_MESSAGE}")
+        end = _LENGTH.size + length
+        if len(held) < end:
+            pieces, missing = [held], end - len(held)
+            while missing:
+                pieces.append(self._more(min(missing, 2**20)))
+                missing -= len(pieces[-1])
+            held = b"".join(pieces)
+        self._held = held[end:]
         try:
-            return json.loads(self._read(length))
+            text = str(memoryview(held)[_LENGTH.size : end], "utf-8")
+            message, read = _read(text)
         except (ValueError, RecursionError):
             raise EncodingError("a message that is not JSON, or nested too deep") from None
+        if read != len(text):
+            raise EncodingError("more than one value in a message")
+        return message
 
-    def _read(self, length: int) -> bytes:
-        pieces = []
-        while length:
-            piece = os.read(self.descriptor, min(length, 2**20))
-            if not piece:
-                raise EOFError
-            pieces.append(piece)
-            length -= len(piece)
-        return b"".join(pieces)
+    def _more(self, most: int) -> bytes:
+        if piece := os.read(self.descriptor, most):
+            return piece
+        raise EOFError

@@ -27,13 +27,15 @@ from typing import IO, Any, Literal
 
 from posttrain.errors import PosttrainError
 from posttrain.sandbox.encoding import Channel, EncodingError
-from posttrain.sandbox.zygote import DENIED, READY, STATUS
+from posttrain.sandbox.zygote import DENIED, PREPARED, READY, STATUS
 
 Limit = Literal["time", "memory", "output", "size"]  # "size": of the program, MAX_MESSAGE
 ALLOW_DEGRADED = "POSTTRAIN_ALLOW_DEGRADED_SANDBOX"  # environment variable; "1" allows verifiers a degraded sandbox
 
 _START_SECONDS = 60.0  # until the zygote is ready, on a machine under load
 _END_SECONDS = 30.0  # until a killed process is gone
+_KEPT_CHECKS = 500  # then the checker that keeps tests begins anew: its own forks are CPU time too
+_KILLED = "the sandbox's own process was killed from outside; is the machine out of memory? Try again"
 _BEGIN = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -118,12 +120,36 @@ class _Jail:
                 reason = told[: -STATUS.size].decode(errors="replace")
                 raise PosttrainError(f"the sandbox could not set up a process for a program: {reason}")
             if len(told) != STATUS.size:
-                raise PosttrainError(
-                    "the sandbox's own process was killed from outside; is the machine out of memory? Try again"
-                )
+                raise PosttrainError(_KILLED)
             status, cpu, memory = STATUS.unpack(told)
             self.ended = (os.waitstatus_to_exitcode(status) if status >= 0 else 70), cpu, memory
         return self.ended
+
+
+class _KeptTests:
+    """A checker that has prepared tests, and forks for each program. ``key`` says which tests."""
+
+    def __init__(self, key: object, control: socket.socket, ruler: _Jail):
+        self.key, self.control, self.ruler, self.left = key, control, ruler, _KEPT_CHECKS
+
+    def ready(self, until: float) -> bool:
+        """Whether it can take a program, once it has said so; it must then be given one."""
+        try:
+            return _readable(self.control, until) and self.control.recv(1) == PREPARED
+        except OSError:
+            return False
+
+    def check(self, verdicts: socket.socket, candidate: socket.socket) -> None:
+        self.left -= 1
+        try:
+            socket.send_fds(self.control, [b"c"], [verdicts.fileno(), candidate.fileno()])
+        except OSError:
+            raise PosttrainError(_KILLED) from None
+
+    def end(self) -> None:
+        """The zygote kills what has lost its ruler."""
+        self.control.close()
+        self.ruler.control.close()
 
 
 class Sandbox:
@@ -142,8 +168,10 @@ class Sandbox:
         self._required = isolation == "required"
         self._reason = "isolation was turned off" if isolation == "none" else ""
         self._zygotes: list[_Zygote] = []  # one, or none
+        self._kept: list[_KeptTests] = []  # one, or none
+        self._tests: object = None  # the last that were run
         self._lock = Lock()
-        weakref.finalize(self, _end_all, self._zygotes)
+        weakref.finalize(self, _end_all, self._kept, self._zygotes)
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -154,7 +182,10 @@ class Sandbox:
     def close(self) -> None:
         """End the processes. The next call starts new ones."""
         with self._lock:
-            _end_all(self._zygotes)
+            self._end()
+
+    def _end(self) -> None:
+        _end_all(self._kept, self._zygotes)
 
     @property
     def degraded(self) -> str:
@@ -179,20 +210,26 @@ class Sandbox:
         value: what a call does to its arguments is not seen by the tests.
         """
         request = {"setup": setup, "tests": list(tests), "calls": None if calls is None else list(calls)}
-        until = monotonic() + seconds
+        failed, until = (False,) * len(tests), monotonic() + seconds
         with self._lock, ExitStack() as stack:
+            # Tests with a setup, and any at the second program in a row, are prepared to be kept for those after it.
+            again, self._tests = bool(setup) or self._tests == (request, seconds), (request, seconds)
+            kept = self._keep(request, seconds, until) if again and not self._reason else None
             ours, theirs = _pair(stack)
             verdicts, checkers = _pair(stack)
-            jails = self._jails(("serve", seconds, [theirs]), ("check", 2 * seconds, [checkers, ours]))
-            candidate, checker = stack.enter_context(jails)
+            wanted = [("serve", seconds, [theirs])]
+            if kept is None:
+                wanted.append(("check", 2 * seconds, [checkers, ours]))
+            candidate, *checker = stack.enter_context(self._jails(*wanted))
             theirs.close()
-            checkers.close()
-            failed = (False,) * len(tests)
             # Before the request: the checker writes there once it has that.
             if why := _try_send(ours, program):
                 return TestsResult(failed, "size", None, f"the program: {why}")
+            if kept is not None:
+                kept.check(checkers, ours)
             ours.close()
-            if why := _try_send(verdicts, request):
+            checkers.close()
+            if kept is None and (why := _try_send(verdicts, request)):
                 return TestsResult(failed, None, f"the tests: {why}")
             answer, late = None, not _readable(verdicts, until)
             if not late:
@@ -201,7 +238,10 @@ class Sandbox:
                 except (EOFError, OSError, EncodingError):
                     pass  # the checker ended; what crossed was too much for it
             candidate.kill()
-            checker.end()
+            if late:
+                _end_all(self._kept)
+            for jail in checker:
+                jail.end()
             status, cpu, _ = candidate.end()
         if answer is None:
             limit: Limit = "time" if late else "memory"
@@ -256,6 +296,22 @@ class Sandbox:
                 return b"".join(pieces), "output"
         return b"".join(pieces), "time"
 
+    def _keep(self, request: dict[str, Any], seconds: float, until: float) -> _KeptTests | None:
+        """The checker that keeps these tests, ready for a program; None where it cannot be had."""
+        if self._kept and self._kept[0].key == (request, seconds) and self._kept[0].left and self._kept[0].ready(until):
+            return self._kept[0]
+        _end_all(self._kept)
+        with ExitStack() as stack:
+            ours, theirs = _pair(stack)
+            jail = self._jail(stack, "check many", 2 * seconds, [theirs])
+            self._kept.append(_KeptTests((request, seconds), ours, jail))
+            stack.pop_all()
+        theirs.close()
+        if _try_send(ours, request) == "" and self._kept[0].ready(until):
+            return self._kept[0]
+        _end_all(self._kept)
+        return None
+
     @contextmanager
     def _jails(self, *wanted: tuple[str, float, Sequence[Any]]) -> Iterator[list[_Jail]]:
         """New sandboxed processes by (role, seconds, the files inside). They have ended when the context does."""
@@ -268,14 +324,16 @@ class Sandbox:
                 for jail in jails:
                     jail.end()
             except BaseException:
-                _end_all(self._zygotes)  # interrupted, or its zygote is gone: all processes go with the zygote
+                self._end()  # interrupted, or its zygote is gone: all processes go with the zygote
                 raise
 
     def _jail(self, stack: ExitStack, role: str, seconds: float, inside: Sequence[Any]) -> _Jail:
+        # A checker that waits takes nothing from programs, nor a program that starts all it may the checker's fork.
+        waiting = 2 if role == "check many" else len(self._kept)
         limits = {
             "cpu_seconds": _cpu_limit(seconds),
             "memory": self.limits.memory,
-            "processes": self.limits.processes,
+            "processes": self.limits.processes + waiting,
             "file_size": self.limits.file_size,
             "files": self.limits.files,
             "scratch": self.limits.scratch,
@@ -286,7 +344,7 @@ class Sandbox:
         try:
             socket.send_fds(self._ready().control, [message], descriptors)
         except OSError:  # it was killed from outside: once more, with a new one
-            _end_all(self._zygotes)
+            self._end()
             socket.send_fds(self._ready().control, [message], descriptors)
         theirs.close()
         return _Jail(ours)
@@ -338,6 +396,9 @@ class Sandbox:
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                     "OMP_NUM_THREADS": "1",
+                    # Memory of freed texts and lists is used again: fetching it anew is a seventh of some tests' time.
+                    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+                    "MALLOC_TRIM_THRESHOLD_": str(2**30),
                 },
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -354,9 +415,10 @@ class Sandbox:
         return zygote, answer
 
 
-def _end_all(zygotes: list[_Zygote]) -> None:
-    while zygotes:
-        zygotes.pop().end()
+def _end_all(*lists: list[Any]) -> None:
+    for each in lists:
+        while each:
+            each.pop().end()
 
 
 def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

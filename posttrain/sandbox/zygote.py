@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_DESCRIPTORS = 4
 STATUS = struct.Struct("=idd")  # wait status, seconds of CPU, peak memory of its largest process in bytes
-READY, DENIED = b"ready", b"denied "
+READY, DENIED, PREPARED = b"ready", b"denied ", b"p"
 # What many programs import, loaded once for all; not at the start, when somebody waits for the first.
 PRELOADED = (
     "ast",
@@ -204,8 +204,46 @@ def _serve(data: int) -> None:
 
 def _check(data: int, peer: int) -> None:
     channel = Channel(data)
-    channel.send(checker.check(channel.receive(), Channel(peer)))
+    channel.send(checker.Tests(channel.receive()).check(Channel(peer)))
     os._exit(0)
+
+
+def _check_many(data: int) -> None:
+    """Prepare tests once; for each pair of descriptors received after that (verdict, candidate), fork and check.
+
+    Says PREPARED before each, unless the last left something for the next to find, a file or a process.
+    """
+    tests = checker.Tests(Channel(data).receive())
+    control, scratch = socket.socket(fileno=data), os.open(".", os.O_RDONLY)
+    gc.freeze()
+    while not os.listdir(scratch) and _no_child():
+        control.send(PREPARED)
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not descriptors:
+            break
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(scratch)
+                control.close()
+                verdict, peer = map(Channel, descriptors)
+                verdict.send(tests.check(peer))
+            finally:
+                os._exit(0)
+        for one in descriptors:
+            os.close(one)
+        os.waitpid(process, 0)
+    os._exit(0)
+
+
+def _no_child() -> bool:
+    """Of ours, or left to us, but for those that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def _script(data: int, given: int, output: int) -> None:
@@ -231,7 +269,7 @@ def _script(data: int, given: int, output: int) -> None:
     os._exit(status & 0xFF)
 
 
-_ROLES = {"serve": _serve, "check": _check, "script": _script}
+_ROLES = {"serve": _serve, "check": _check, "check many": _check_many, "script": _script}
 
 
 def _standard_streams(given: int, output: int) -> None:

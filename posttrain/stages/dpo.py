@@ -16,6 +16,7 @@ from posttrain.models.backbone import packs
 from posttrain.models.load import context_length, load_tokenizer, save_model
 from posttrain.models.packed_rows import reads_pairs
 from posttrain.models.ranks import rank, world_size
+from posttrain.models.transfer import on_device
 from posttrain.stages.base import StageContext
 from posttrain.training.adapters import merge_adapters
 from posttrain.training.build import trained_policy
@@ -60,7 +61,7 @@ def run(context: StageContext) -> dict[str, Any]:
             logp_BT = response_logprobs(
                 policy, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT, pairs=pairs
             )
-        return of_response(logp_BT, batch.trained_BT.to(logp_BT.device))[: len(rows)]
+        return of_response(logp_BT, on_device(batch.trained_BT, logp_BT.device))[: len(rows)]
 
     def chosen(group: list[int]) -> torch.Tensor:
         return logprobs([pairs[i].chosen for i in group])
@@ -98,29 +99,26 @@ def run(context: StageContext) -> dict[str, Any]:
             found += [([some[at] for at in group], sides == 1) for group in share]
         return found
 
-    def reference() -> dict[str, torch.Tensor]:
-        found = {"chosen": torch.zeros(len(pairs)), "rejected": torch.zeros(len(pairs))}
-        if settings.loss == "simpo":  # has none
-            return found
-        context.progress.start("reference log-probabilities", len(pairs), "pairs")
-        with torch.no_grad():
-            for group, split in groups(range(len(pairs))):
-                chosen_P, rejected_P = (chosen(group), rejected(group)) if split else both(group)
-                found["chosen"][group], found["rejected"][group] = chosen_P.cpu(), rejected_P.cpu()
-                context.progress.advance(len(group))
-        return found
+    cached = {"chosen": torch.zeros(len(pairs)), "rejected": torch.zeros(len(pairs))}
+    if settings.loss != "simpo":  # has no reference
+        share = groups(range(len(pairs)))
 
-    cached = cached_reference(context.checkpoints / "reference.safetensors", reference)
+        def score(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+            group, split = share[n]
+            with torch.no_grad():
+                return (chosen(group), rejected(group)) if split else both(group)
+
+        own = [group for group, _ in share]
+        cached = cached_reference(context.checkpoints, len(pairs), own, score, context.progress)
 
     def loss_of(group: list[int], chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
         if settings.loss == "simpo":
             return simpo_loss(chosen_P, rejected_P, settings.beta)
         family = ipo_loss if settings.loss == "ipo" else dpo_loss
-        reference_chosen_P, reference_rejected_P = cached["chosen"][group], cached["rejected"][group]
-        device = chosen_P.device
-        return family(
-            chosen_P, rejected_P, reference_chosen_P.to(device), reference_rejected_P.to(device), settings.beta
+        reference_chosen_P, reference_rejected_P = (
+            on_device(cached[side][group], chosen_P.device) for side in ("chosen", "rejected")
         )
+        return family(chosen_P, rejected_P, reference_chosen_P, reference_rejected_P, settings.beta)
 
     def backward(group: list[int], split: bool, denominator: int) -> tuple[torch.Tensor, torch.Tensor]:
         def scaled(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
@@ -135,15 +133,16 @@ def run(context: StageContext) -> dict[str, Any]:
     plan = plan_steps(
         (epoch_order(len(pairs), context.seed, epoch) for epoch in range(settings.epochs)), settings.batch_size
     )
-    loop = TrainingLoop(policy, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    ids = [pair.id for pair in pairs]
+    loop = TrainingLoop(policy, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
     for step_pairs in loop.steps(f"training {context.name}"):
         denominator = len(step_pairs)
         sums = torch.zeros(4, device=context.device)
         for group, split in groups(step_pairs):
             chosen_P, rejected_P = backward(group, split, denominator)
             with torch.no_grad():
-                reward_chosen_P = settings.beta * (chosen_P - cached["chosen"][group].to(chosen_P.device))
-                reward_rejected_P = settings.beta * (rejected_P - cached["rejected"][group].to(chosen_P.device))
+                reward_chosen_P = settings.beta * (chosen_P - on_device(cached["chosen"][group], chosen_P.device))
+                reward_rejected_P = settings.beta * (rejected_P - on_device(cached["rejected"][group], chosen_P.device))
                 correct_P = (reward_chosen_P > reward_rejected_P).float()
                 loss_P = loss_of(group, chosen_P, rejected_P)
                 sums += torch.stack([x.sum() for x in (loss_P, reward_chosen_P, reward_rejected_P, correct_P)])

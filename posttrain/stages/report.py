@@ -15,7 +15,7 @@ from posttrain.report.page import write_page
 from posttrain.report.tables import Evaluated, suites
 from posttrain.stages.base import StageContext
 
-VERSION = 2
+VERSION = 3
 TABLES, RECORDS = "tables.json", "records"
 
 

@@ -11,6 +11,7 @@ from posttrain.data.training_rows import TokenizedPair, tokenized_pairs
 from posttrain.models.heads import save_scorer
 from posttrain.models.load import context_length, load_tokenizer
 from posttrain.models.ranks import rank, world_size
+from posttrain.models.transfer import on_device
 from posttrain.stages.base import StageContext
 from posttrain.training.adapters import merge_adapters
 from posttrain.training.build import trained_scorer
@@ -53,7 +54,7 @@ def run(context: StageContext) -> dict[str, Any]:
         batch = pad_batch(rows, tokenizer.pad_token_id)
         with forward_precision(context.device, settings.dtype):
             scores_BT = scorer(batch.input_ids_BT, batch.attention_mask_BT)
-        last_B1 = (batch.attention_mask_BT.sum(-1, keepdim=True) - 1).clamp(min=0).to(scores_BT.device)
+        last_B1 = on_device((batch.attention_mask_BT.sum(-1, keepdim=True) - 1).clamp(min=0), scores_BT.device)
         chosen_P, rejected_P = scores_BT.gather(-1, last_B1).squeeze(-1)[: len(rows)].chunk(2)
         return chosen_P, rejected_P
 
@@ -65,7 +66,8 @@ def run(context: StageContext) -> dict[str, Any]:
     plan = plan_steps(
         (epoch_order(len(training), context.seed, epoch) for epoch in range(settings.epochs)), settings.batch_size
     )
-    loop = TrainingLoop(scorer, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    ids = [pair.id for pair in training]
+    loop = TrainingLoop(scorer, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
     for step_pairs in loop.steps(f"training {context.name}"):
         denominator = len(step_pairs)
         sums = torch.zeros(3, device=context.device)

@@ -14,6 +14,7 @@ from posttrain.errors import PosttrainError
 from posttrain.models.backbone import packs
 from posttrain.models.load import context_length, load_tokenizer, save_model
 from posttrain.models.ranks import rank, world_size
+from posttrain.models.transfer import on_device
 from posttrain.stages.base import StageContext
 from posttrain.training.adapters import merge_adapters
 from posttrain.training.build import trained_policy
@@ -57,7 +58,8 @@ def run(context: StageContext) -> dict[str, Any]:
         plan = plan_steps(map(order, range(settings.epochs)), settings.batch_size)
 
     loss_sum = sequence_mean_loss_sum if settings.loss == "mean_of_means" else token_loss_sum
-    loop = TrainingLoop(model, plan, settings, checkpoints=context.checkpoints, progress=context.progress)
+    ids = [row.id for row in rows]
+    loop = TrainingLoop(model, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
     for step_rows in loop.steps(f"training {context.name}"):
         tokens = sum(tokens_of_row[row] for row in step_rows)
         denominator = tokens if settings.loss == "token" else len(step_rows)
@@ -70,7 +72,7 @@ def run(context: StageContext) -> dict[str, Any]:
             batch = pad_batch([rows[step_rows[i]] for i in group], tokenizer.pad_token_id)
             with forward_precision(context.device, settings.dtype):
                 logp_BT = response_logprobs(model, batch.input_ids_BT, batch.attention_mask_BT, batch.trained_BT)
-            loss = loss_sum(logp_BT, batch.trained_BT.to(logp_BT.device))
+            loss = loss_sum(logp_BT, on_device(batch.trained_BT, logp_BT.device))
             scaled_loss(loss, denominator, world_size()).backward()
             step_loss += loss.detach() / denominator
         loop.update(tokens=tokens, lengths=lengths, loss=step_loss)

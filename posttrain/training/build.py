@@ -124,6 +124,8 @@ def sharded_judge(
 
 
 def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSettings, device: str) -> None:
+    if world_size() == 1 and (settings.replicas > 1 or settings.cpu_offload):
+        raise PosttrainError("replicas and cpu_offload are for several ranks: use torchrun, or leave them out")
     if settings.attention == PACKED and device != "cpu":
         raise PosttrainError("attention: packed is for CPUs; on a GPU use flex_attention or flash_attention_2")
     if settings.attention != "sdpa":
@@ -183,9 +185,9 @@ def read_slices(weights: Mapping[str, torch.Tensor], folder: str | os.PathLike) 
 def _materialise(model: nn.Module, causal: PreTrainedModel, settings: ModelSettings, device: str) -> None:
     """Shards a model on meta and gives it storage: undefined weights, but the buffers that no file holds."""
     _apply_options(model, causal, settings, device)
+    mesh = data_mesh(device, settings.replicas)
     if not settings.cpu_offload:
         check_memory(causal.config, world_size() // settings.replicas, device)
-    mesh = data_mesh(device, settings.replicas)
     shard(cast(Any, model), mesh, settings.dtype, cpu_offload=settings.cpu_offload)
     model.to_empty(device="cpu" if settings.cpu_offload else device)
     for module in model.modules():

@@ -61,6 +61,9 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._target = self.folder
+        if rank() == 0:
+            for left in [*self.folder.glob(".step-*.unfinished"), *self.folder.glob(".step-*.tmp")]:  # by a kill
+                _remove(left)
         self._group: Any = None  # the ranks talk about a checkpoint beside what they say of the training
 
     def begin(
@@ -124,8 +127,6 @@ class CheckpointWriter:
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         if rank() == 0:
-            for left in target.parent.glob(".step-*.unfinished"):
-                shutil.rmtree(left)
             unfinished.mkdir(parents=True)
         wait_for_ranks()
         saved = dcp.async_save(
@@ -147,7 +148,7 @@ class CheckpointWriter:
 
     def _rotate(self) -> None:
         for old in checkpoints(self.folder)[:-KEPT]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _remove(old)
 
 
 def _copied(value: Any, device: str | None = None) -> Any:
@@ -184,9 +185,11 @@ def load_latest(
 ) -> tuple[int, dict[str, Any]] | None:
     """Restores the newest readable checkpoint in place; returns (step, extra), or None when there is none.
 
-    A damaged file is passed over with a warning, for the one before it. The thread count is set as it was. Raises
-    PosttrainError when the checkpoint is of another model.
+    A damaged one is set aside (``damaged-step-…``) with a warning, for the one before it. The thread count is set as it
+    was. Raises PosttrainError when the checkpoint is of another model, and when the only one is damaged, as half of it
+    may stand in the model by then.
     """
+    damaged = None
     for path in reversed(checkpoints(folder)):
         try:
             state = torch.load(path / EXTRA if path.is_dir() else path, map_location="cpu", weights_only=True)
@@ -194,13 +197,34 @@ def load_latest(
                 _restore_together(path, modules, optimizers)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, dcp.CheckpointException) as reason:
             warnings.warn(f"the checkpoint {path} is damaged ({reason}); the one before it is used", stacklevel=2)
+            damaged = _set_aside(path)
             continue
         if not path.is_dir():
             _restore(path, state, modules, optimizers)
             torch.set_num_threads(state["threads"])
         torch.set_rng_state(state["random_state"])
         return state["step"], state["extra"]
+    if damaged:
+        raise PosttrainError(
+            f"{damaged}: the only checkpoint cannot be read. Run the same command again to begin at the first step"
+        )
     return None
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames a checkpoint that cannot be read: its step will be written again, and it is no last good one."""
+    aside = path.with_name(f"damaged-{path.name}")
+    if rank() == 0:
+        _remove(aside)
+        path.rename(aside)
+    return aside
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def checkpoints(folder: str | os.PathLike) -> list[Path]:

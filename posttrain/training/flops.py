@@ -5,22 +5,29 @@ from typing import Any
 
 import torch
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, from NVIDIA's data sheets
+PEAKS = {  # dense bf16 FLOP/s, from NVIDIA's data sheets
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
 
 
 def training_flops(model: Any, lengths: Sequence[int]) -> float:
     """Of one forward and backward over rows of ``lengths`` tokens, nothing made twice: 6N a token and causal attention.
 
-    N counts every parameter but the input embedding, which is looked up; a tied head counts. Attention takes
+    N counts every parameter but the input embedding, which is looked up; a tied head counts. What is frozen has no
+    gradient of its own: 4 for 6. Attention takes
     6·layers·hidden·T² a row: two products of T²/2 pairs forward, twice that backward (Llama 3, arXiv 2407.21783, §3.2).
     """
     causal = getattr(model, "classifier", model)
     config, embedding = causal.config.get_text_config(), causal.get_input_embeddings().weight
-    N = sum(p.numel() for p in model.parameters())
+    products = sum((6 if p.requires_grad else 4) * p.numel() for p in model.parameters())
     if not (config.tie_word_embeddings and causal.get_output_embeddings() is not None):
-        N -= embedding.numel()
+        products -= (6 if embedding.requires_grad else 4) * embedding.numel()
     per_square = 6 * config.num_hidden_layers * config.hidden_size
-    return 6.0 * N * sum(lengths) + per_square * sum(length**2 for length in lengths)
+    return float(products) * sum(lengths) + per_square * sum(length**2 for length in lengths)
 
 
 def peak_flops() -> float | None:

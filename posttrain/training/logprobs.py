@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from posttrain.errors import PosttrainError
 from posttrain.models.backbone import full_precision, hidden_states, is_right_padded, packs
 from posttrain.models.packed_rows import pack_rows, packed_hidden_states, reads_pairs
+from posttrain.models.transfer import on_device
 from posttrain.training.in_place import adds_in_place
 from posttrain.training.sharding import in_forward
 
@@ -63,10 +64,10 @@ def _scored(
     trained_BT = trained_BT.bool().clone()
     trained_BT[:, 0] = False
     target_N = trained_BT.flatten().nonzero().squeeze(-1)
-    token_N = input_ids_BT.flatten().index_select(0, target_N.to(input_ids_BT.device)).to(device)
+    token_N = on_device(input_ids_BT.flatten().index_select(0, target_N.to(input_ids_BT.device)), device)
     before_N = target_N - 1 if slot_M is None else slot_M.to(target_N.device)[target_N - 1]
-    target_N = target_N.to(device)
-    hidden_ND = hidden_MD.index_select(0, before_N.to(device))
+    target_N = on_device(target_N, device)
+    hidden_ND = hidden_MD.index_select(0, on_device(before_N, device))
 
     logp_N = token_logprobs(hidden_ND, token_N, *output_head(model), temperature, chunk_logits)
     nothing = hidden_MD.sum() * 0 if target_N.numel() == 0 else 0

@@ -79,10 +79,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _peak_memory() -> int:
-    """Bytes: of the GPU, if there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU that the model is on, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -99,10 +99,12 @@ class TrainingLoop:
         plan: Sequence[Sequence[int]],
         settings: OptimizerSettings,
         *,
+        ids: Sequence[str],
         checkpoints: str | os.PathLike,
         progress: Progress,
     ):
         self.model, self.plan, self.settings, self.progress = model, plan, settings, progress
+        self.ids = ids  # of the rows that the plan numbers
         self.checkpoints = Path(checkpoints)
         self.optimizer = build_adamw(
             model.parameters(),
@@ -112,7 +114,7 @@ class TrainingLoop:
         )
         resumed = load_latest(self.checkpoints, modules={"model": model}, optimizers={"model": self.optimizer})
         self._writer = CheckpointWriter(self.checkpoints)
-        self.step = resumed[0] if resumed else 0  # optimizer steps done
+        self.step = self._saved = resumed[0] if resumed else 0  # optimizer steps done
         if resumed and resumed[1]["planned_steps"] != len(plan):
             raise PosttrainError(
                 f"{self.checkpoints} is of a run of {resumed[1]['planned_steps']} steps, this one has {len(plan)}; "
@@ -125,9 +127,12 @@ class TrainingLoop:
         self._in_a_row: int = kept["in_a_row"]
         self._pending: _Step | None = None
         # In main memory gradients that come and go between activations leave it full of holes, a quarter of the peak.
-        self._keeps_gradients = world_size() == 1 and not next(model.parameters()).is_cuda
+        self._device = next(model.parameters()).device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)  # another stage of this process may have had more
+        self._keeps_gradients = world_size() == 1 and self._device.type != "cuda"
         self._rows_before = [0, *accumulate(len(rows) for rows in plan)]  # by steps done
-        self._peak = peak_flops() if next(model.parameters()).is_cuda else None
+        self._peak = peak_flops() if self._device.type == "cuda" else None
 
     def steps(self, description: str) -> Iterator[Sequence[int]]:
         """Yields the rows of every step still to be made. SIGTERM ends the run after the step, with a checkpoint."""
@@ -196,7 +201,7 @@ class TrainingLoop:
                 tokens_per_second=round(step.tokens / step.seconds, 1),
                 input_tokens_per_second=round(sum(step.lengths) / step.seconds, 1),
                 rows_seen=self._rows_before[self.step],
-                memory_gib=round(_peak_memory() / 2**30, 3),
+                memory_gib=round(_peak_memory(self._device) / 2**30, 3),
                 mfu=self._mfu(step),
             )
         if math.isfinite(grad_norm):
@@ -207,7 +212,7 @@ class TrainingLoop:
         self._in_a_row += 1
         bad = self.checkpoints / f"not-finite-{self.step:08d}.json"
         if self.log:
-            write_json(bad, {"step": self.step, "rows": list(step.rows), **figures})
+            write_json(bad, {"step": self.step, "rows": [self.ids[row] for row in step.rows], **figures})
         self.progress.note(f"step {self.step} is skipped: its gradient is not finite; its rows are in {bad}")
         if self._in_a_row == SKIPPED_BEFORE_STOP:
             raise PosttrainError(
@@ -224,6 +229,9 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._settle()
+        if self._saved == self.step:
+            return
+        self._saved = self.step
         self._writer.begin(
             self.step,
             modules={"model": self.model},

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from posttrain.errors import PosttrainError
 from posttrain.models.heads import TokenScorer
 from posttrain.models.ranks import world_size
 
@@ -37,10 +38,17 @@ def scaled_loss(loss_sum: torch.Tensor, denominator: int | float, world_size: in
 
 
 def data_mesh(device: str, replicas: int = 1) -> DeviceMesh:
-    """All ranks in one line (FSDP), or ``replicas`` groups that each hold the whole model (HSDP)."""
+    """All ranks in one line (FSDP), or ``replicas`` groups that each hold the whole model (HSDP).
+
+    Raises PosttrainError for replicas that do not divide the ranks.
+    """
+    ranks = world_size()
+    if ranks % replicas:
+        fitting = ", ".join(str(count) for count in range(1, ranks + 1) if ranks % count == 0)
+        raise PosttrainError(f"replicas: {replicas} does not divide {ranks} ranks; take one of {fitting}")
     if replicas == 1:
-        return init_device_mesh(device, (world_size(),), mesh_dim_names=("shard",))
-    shape = (replicas, world_size() // replicas)
+        return init_device_mesh(device, (ranks,), mesh_dim_names=("shard",))
+    shape = (replicas, ranks // replicas)
     return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
 
 

@@ -135,17 +135,16 @@ class VerifierPool:
             if self._closed:
                 raise PosttrainError("this verifier pool is closed; make a new one")
             pending, tries = deque(range(len(items))), [0] * len(items)
-            share = min(BATCH_ITEMS, max(1, len(items) // (4 * self.size)))
             try:
                 while pending or any(worker.batch for worker in self._workers):
-                    self._hand_out(items, pending, share)
+                    self._hand_out(items, pending)
                     yield from self._collect(pending, tries)
             finally:
                 # Left early, or by an exception: what is still being judged belongs to nobody.
                 for worker in [one for one in self._workers if one.batch]:
                     self._discard(worker)
 
-    def _hand_out(self, items: Sequence[Item], pending: deque[int], share: int) -> None:
+    def _hand_out(self, items: Sequence[Item], pending: deque[int]) -> None:
         while pending:
             worker = next((one for one in self._workers if not one.batch), None)
             if worker is None:
@@ -153,9 +152,10 @@ class VerifierPool:
                     return
                 worker = self._start()
             characters = 0
+            share = min(BATCH_ITEMS, max(1, len(pending) // (16 * self.size)))  # less at the end: all end together
             while pending and len(worker.batch) < share and characters < BATCH_CHARACTERS:
                 worker.batch.append(pending.popleft())
-                characters += len(items[worker.batch[-1]][1])
+                characters += len(items[worker.batch[-1]][1]) + len(items[worker.batch[-1]][2])
             worker.done = 0
             PROGRESS.pack_into(worker.progress, 0, -1, monotonic())
             try:

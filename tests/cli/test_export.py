@@ -5,14 +5,18 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from posttrain.artifacts.atomic import write_json
 from posttrain.cli.main import main
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import SampleRequest, SamplingParameters
 from posttrain.models.load import fit_vocabulary, load_policy, load_tokenizer, save_model
+from posttrain.models.release import release
 from posttrain.nano import BASE_MODEL
+from posttrain.report.card import model_card
 from tests.report.made_up import HOSTILE, artifact, made_up_run
 
 QUESTIONS = ("There are 16 rings with Ben. Ben buys 38 more. How many rings does Ben have?", "Describe the cow.")
@@ -26,7 +30,11 @@ def exported(tmp_path_factory):
     tokenizer, model = prepare_tokenizer(load_tokenizer(BASE_MODEL), "tulu"), load_policy(BASE_MODEL)
     fit_vocabulary(model, tokenizer)
     shutil.rmtree(run / "dpo")
-    settings = {"settings": {"learning_rate": 5e-7}, "seed": 3, "metrics": {"trained_tokens": 4567}}
+    settings = {
+        "settings": {"learning_rate": 5e-7, "model": "stage:sft"},
+        "seed": 3,
+        "metrics": {"trained_tokens": 4567},
+    }
     dpo = artifact(run, "dpo", "dpo", inputs=("sft", "preferences"), **settings)
     save_model(model, tokenizer, dpo)
     (dpo / "metrics.jsonl").write_text("{}\n")
@@ -94,8 +102,8 @@ def test_the_card_tells_data_licences_contamination_results_and_peeks(exported):
     assert card.startswith("---\nlibrary_name: transformers")
     assert "# lamp-1" in card and "from some/model" in card
     assert "MIT (99)" in card
-    assert "overlaps with development/sums@test 1 of 4; 1 rows left out" in card
-    assert "| sums@test | 40 | 75.0 [" in card
+    assert "overlaps with development/nano_problems@nano 1 of 4; 1 rows left out" in card
+    assert "| nano_problems@nano | 40 | 75.0 [" in card
     assert "looked at 0 times" in card
     assert "4,567" in card and HOSTILE not in card
 
@@ -111,6 +119,36 @@ def test_half_the_bytes_on_request_and_no_folder_is_overwritten(exported, tmp_pa
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "no finished stage" in capsys.readouterr().err
+
+
+def test_a_card_names_the_model_that_training_began_with_and_no_path_of_this_machine(tmp_path):
+    """Neither a judge nor the pool nor a data set is a base."""
+    asked = dict.fromkeys(["Qwen/Qwen2.5-7B", "01-ai/Yi-34B-Chat", "allenai/tulu-3-wildchat"], "h")
+    artifact(tmp_path / "run", "preferences", "preferences", references=asked)
+    private, public = str(tmp_path / "private" / "rows.jsonl"), "allenai/tulu-3-sft-mixture"
+    mixture = artifact(tmp_path / "run", "mixture", "mixture", references={private: "h", public: "h"})
+    sources = [{"source": source, "used": 3} for source in (private, public, "data/rows.jsonl")]
+    write_json(mixture / "mixture.json", {"sources": sources})
+    base = "meta-llama/Llama-3.1-8B"
+    artifact(tmp_path / "run", "sft", "sft", inputs=("mixture",), references={base: "h"}, settings={"model": base})
+    about = {"seed": 1, "settings": {"model": "stage:sft"}}
+    made = artifact(tmp_path / "run", "dpo", "dpo", inputs=("sft", "preferences"), **about)
+    card = model_card("lamp-1", made, "Tests.")
+    assert f'base_model: "{base}"\n' in card and f"from {base}.\n" in card
+    assert f'datasets: ["{public}"]\n' in card
+    assert str(tmp_path) not in card and "| rows.jsonl |" in card
+    assert "Yi-34B" not in card
+
+
+def test_the_index_of_several_files_tells_the_bytes_that_are_there(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(BASE_MODEL, folder)
+    (folder / "model.safetensors").unlink()
+    load_policy(BASE_MODEL).save_pretrained(folder, max_shard_size="1MB")
+    release(folder, tmp_path / "out", "bfloat16")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    tensors = [t for file in (tmp_path / "out").glob("*.safetensors") for t in load_file(file).values()]
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors)
 
 
 class Hub:

@@ -1,10 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.data.batches import epoch_order, micro_batches, packed_micro_batches, pad_batch
+from posttrain.data.batches import balanced_shares, epoch_order, micro_batches, packed_micro_batches, pad_batch
 from posttrain.data.tokenize import Tokenized
 from posttrain.errors import PosttrainError
 
@@ -54,3 +56,20 @@ def test_padding_is_on_the_right_neither_seen_nor_trained():
     assert batch.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 9]] and batch.input_ids_BT.dtype == torch.long
     assert batch.attention_mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.trained_BT.tolist() == [[False, True, True], [True, False, False]]
+
+
+@given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 8))
+def test_each_row_goes_to_the_rank_with_the_fewest_tokens_so_far(lengths, ranks):
+    shares, tokens = [[] for _ in range(ranks)], [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        to = min(range(ranks), key=lambda rank: (tokens[rank], len(shares[rank])))
+        shares[to].append(index)
+        tokens[to] += lengths[index]
+    assert balanced_shares(lengths, ranks) == [sorted(share) for share in shares]
+
+
+def test_forty_thousand_rows_are_planned_at_once():
+    began = time.process_time()
+    groups = packed_micro_batches([50 + i % 900 for i in range(40_000)], 4096)
+    assert len(groups) > 4_800
+    assert time.process_time() - began < 10  # a scan of all groups for each row would take minutes

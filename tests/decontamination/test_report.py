@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.decontamination.index import EvaluationIndex, EvaluationItem
 from posttrain.decontamination.profiles import PROFILES
-from posttrain.decontamination.report import decide, find_overlaps
+from posttrain.decontamination.report import AROUND, decide, find_overlaps
 
 
 def text(seed, count=12):
@@ -60,6 +60,19 @@ def test_pairs_say_who_matches_whom_and_where():
     [(turn, begin, end)] = pair.spans.train
     assert rows[0][1][turn][begin:end] == text(4)
     assert pair.spans.item == ((0, 0, len(text(4))),)
+
+
+def test_an_excerpt_holds_the_shared_text_and_what_stands_about_it():
+    shared = "Which of the seven green lamps in the tall hall was lit first that night"
+    far = "x" * 9 * AROUND
+    turns = ("Nothing of it here.", f"{far} Now: {shared}? {far} Again {shared}.", "Nor here.")
+    items = {"t": [EvaluationItem("1", (shared,))]}
+    ((pair,),) = (found.pairs for found in find_overlaps([("row", turns)], items).evaluations)
+    assert [text for text, is_shared in pair.excerpt if is_shared] == [turns[t][b:e] for t, b, e in pair.spans.train]
+    assert all(text.startswith("Which of") for text, is_shared in pair.excerpt if is_shared)
+    told = "".join(text for text, _ in pair.excerpt)
+    assert f"x Now: {shared}? x" in told and f"x Again {shared}.\n" in told
+    assert "Nothing" not in told and len(told) < 5 * AROUND
 
 
 def test_a_match_of_a_whole_short_item_spans_all_of_it():

@@ -181,7 +181,8 @@ def test_two_models_are_compared_instance_by_instance(folder, rows, tmp_path):
         record["score"] = 1.0 - record["score"]
     write_jsonl(path, records)
     a, b = read_scored(str(tmp_path / "x")), read_scored(f"{tmp_path / 'y'}:b")
-    [letters, choices, average], alone = compare(a, b)
+    [letters, choices], average, alone = compare([a], [b])
+    assert average is not None
     assert alone == []
     assert {id for id, _, _ in letters.changed} == {r["id"] for r in flipped}
     assert letters.test is not None and letters.test.only_a + letters.test.only_b == 3

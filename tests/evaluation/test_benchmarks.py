@@ -133,6 +133,45 @@ def test_a_helper_that_humaneval_s_test_calls_is_the_prompt_s_own(data_dir):
     assert [record["score"] for record in found] == [1.0, 0.0]
 
 
+REFERENCE = """
+asked = []
+def assertion(out, exp, atol):
+    assert out == exp
+
+def ref_func(xs):
+    asked.append(1)
+    xs.append(0)
+    return len(xs) - 1
+
+def check(candidate):
+    inputs = [[[]], [[1, 2]], [[3]]]
+    for i, inp in enumerate(inputs):
+        assertion(candidate(*inp), ref_func(*inp), 0)
+"""
+
+
+def test_a_reference_in_humaneval_plus_is_asked_once_for_all_samples(tmp_path):
+    task = TASKS["humaneval_plus@paper"]
+    row = {"task_id": "HumanEval/0", "prompt": "def f(xs):\n", "canonical_solution": "    return len(xs)\n"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"test": REFERENCE, "entry_point": "f"}) + "\n")
+    [instance] = task.load(task.chat, {task.chat.data: str(tmp_path / "rows.jsonl")}, None)
+    label, names = json.loads(instance.checks[0][1]), {}
+    exec(label["setup"], names)
+    for _ in range(3):
+        names["f"] = len
+        exec(label["tests"][0], names)
+    assert len(names["asked"]) == 3
+    names["f"] = lambda xs: min(len(xs), 1)
+    with pytest.raises(AssertionError):
+        exec(label["tests"][0], names)
+
+
+def test_every_reference_of_humaneval_plus_is_found(data_dir):
+    task, instances = load("humaneval_plus@paper", data_dir)
+    assert not any("ref_func(*inp), 0" in instance.checks[0][1] for instance in instances)
+    assert sum("ref_func(*_copy" in instance.checks[0][1] for instance in instances) == 6
+
+
 @pytest.mark.parametrize("name", ["humaneval@paper", "humaneval_plus@paper"])
 def test_canonical_programs_pass_and_empty_or_cheating_ones_fail(name, data_dir):
     task, instances = load(name, data_dir, 3)

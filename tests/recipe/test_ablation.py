@@ -10,6 +10,10 @@ import pytest
 from posttrain.cli.ablate import markdown, table_rows
 from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
+from posttrain.evaluation.compare import Scored
+from posttrain.evaluation.protocol import Protocol
+from posttrain.evaluation.scores import task_score
+from posttrain.evaluation.suites import TASKS
 from posttrain.recipe.ablation import load_ablation, variant_recipe
 from posttrain.recipe.references import order, references
 
@@ -58,9 +62,19 @@ def test_what_is_no_variant_or_no_model_is_told(tmp_path):
         load_ablation(path)
 
 
+def scored(label, values, groups=None, protocol: Protocol = TASKS["nano_facts@nano"].chat):
+    """What one seed's model scored on one task, from each instance's score."""
+    records = [
+        {"task": protocol.name, "id": str(i), "prompt": "", "score": score, "outcome": "correct" if score else "wrong"}
+        | {"finish_reason": "stop", "response_tokens": 1, "group": groups[i] if groups else ""}
+        for i, score in enumerate(values)
+    ]
+    return Scored(label, {protocol.name: task_score(protocol, records)}, records)
+
+
 def test_differences_are_paired_and_shown_by_seed():
-    base = [{"t": {"1": 0.0, "2": 1.0, "3": 0.0, "4": 1.0}}] * 2
-    better = [{"t": {"1": 1.0, "2": 1.0, "3": 1.0, "4": 1.0}}, {"t": {"1": 0.0, "2": 1.0, "3": 1.0, "4": 1.0}}]
+    base = [scored("base", [0.0, 1.0, 0.0, 1.0])] * 2
+    better = [scored("better", [1.0, 1.0, 1.0, 1.0]), scored("better", [0.0, 1.0, 1.0, 1.0])]
     besides = {"base": [{"kl": 1.0}, {"kl": 2.0}], "better": [{"kl": 3.0}, {"kl": 3.0}]}
     first, second = table_rows({"base": base, "better": better}, {"base": "base", "better": "base"}, besides)
     assert first["mean"] == 0.5 and "difference" not in first
@@ -70,6 +84,21 @@ def test_differences_are_paired_and_shown_by_seed():
     page = markdown("Both", [1, 2], [first, second])
     assert "| better | 87.5 | 100.0, 75.0 | base |" in page
     assert "| base | 1.5 |" in page and "| better | 3 |" in page
+
+
+def test_an_ablation_subtracts_the_scores_that_it_shows():
+    protocol = TASKS["mmlu@paper"].chat
+    assert protocol.averaged == "groups"
+    groups = ["a"] * 90 + ["b"] * 10
+    base = [scored("base", [1.0] * 45 + [0.0] * 55, groups, protocol)] * 2
+    better = [
+        scored("better", [1.0] * 45 + [0.0] * 45 + [1.0] * right + [0.0] * (10 - right), groups, protocol)
+        for right in (10, 6)
+    ]
+    nothing = {"base": [{}, {}], "better": [{}, {}]}
+    first, second = table_rows({"base": base, "better": better}, {"base": "base", "better": "base"}, nothing)
+    assert second["difference"] == pytest.approx(second["mean"] - first["mean"]) == pytest.approx(0.4)
+    assert second["difference_by_seed"] == pytest.approx([0.5, 0.3])
 
 
 @pytest.mark.parametrize("path", NANO, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from posttrain.errors import PosttrainError
 from posttrain.nano import BASE_MODEL
 from posttrain.recipe.load import load_recipe
 from posttrain.recipe.plan import Shape, known, machine, plan, published_error, shape_of, state_bytes
+from posttrain.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 BILLIONS = {  # as on the models' cards
@@ -85,6 +86,87 @@ def test_what_cannot_fit_says_what_would():
     assert planned("tulu3-405b", "8xH100")["sft"].advice.startswith("would fit on ")
 
 
+@pytest.mark.parametrize("gpus", ["8xRTX4090", "4xA100-40", "RTX4090"])
+def test_advice_is_what_the_trainer_takes(gpus):
+    """8-bit AdamW, LoRA and RLVR's actors have a single process; offload and replicas several ranks."""
+    for stage in planned("tulu3-8b", gpus).values():
+        assert "adamw_8bit" not in stage.advice or gpus == "RTX4090"
+    lora = planned("tulu3-8b", gpus, "stages.sft.lora={}")["sft"]
+    assert lora.gpus == 1 and lora.memory > 4 * 8.03e9 / 2**30
+    offloaded = planned("tulu3-8b", gpus, "stages.sft.cpu_offload=true")["sft"]
+    if gpus == "RTX4090":
+        assert "several GPUs: leave them" in offloaded.advice
+    else:
+        state = planned("tulu3-8b", gpus)["sft"].memory - offloaded.memory
+        assert state == pytest.approx(16 * 8.03e9 / int(gpus[0]) / 2**30, rel=1e-3)
+    assert planned("tulu3-8b", gpus, "stages.rlvr.rollout_actors=2", "stages.rlvr.gpus_per_actor=0.5")["rlvr"].gpus == 2
+
+
+def test_replicas_each_hold_the_whole_state():
+    one, eight = (planned("tulu3-8b", "64xH100", f"stages.sft.replicas={count}")["sft"].memory for count in (1, 8))
+    assert eight - one == pytest.approx(16 * 8.03e9 * (1 / 8 - 1 / 64) / 2**30, rel=1e-3)
+    assert "does not divide" in planned("tulu3-8b", "8xH100", "stages.sft.replicas=3")["sft"].advice
+
+
+def test_a_reward_model_beside_the_verifiers_costs_memory_and_time():
+    alone = planned("tulu3-8b", "8xH100")["rlvr"]
+    beside = planned("tulu3-8b", "8xH100", "stages.rlvr.reward_model=stage:reward_model")["rlvr"]
+    assert beside.memory - alone.memory == pytest.approx(4 * 8.03e9 / 8 / 2**30, rel=1e-3)
+    assert beside.seconds > alone.seconds
+
+
+def test_logits_and_checkpoints_are_held_as_the_trainer_does():
+    from posttrain.recipe.plan import CHECKPOINTS, LOGITS
+    from posttrain.training.checkpoint import KEPT
+    from posttrain.training.logprobs import KEPT_LOGITS
+
+    assert (LOGITS, CHECKPOINTS) == (KEPT_LOGITS, KEPT + 1)
+    found = planned("tulu3-8b", "8xH100")
+    assert found["sft"].disk == pytest.approx((4 + 3 * 12) * 8.03e9 / 2**30, rel=1e-3)
+    assert found["rlvr"].disk == pytest.approx(2 * found["sft"].disk, rel=1e-3)  # with the value model
+
+
+PER_ROW = {"sft": known()["tokens"]["conversation"], "dpo": known()["tokens"]["preference"]}
+LLAMA = {"model": "meta-llama/Llama-3.1-8B", "learning_rate": 1e-5}
+PERSONAS = {"make": "personas", "model": "a/b", "data": "p.jsonl", "licence": "MIT", "count": 50000, "task": "python"}
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "rows"),
+    [
+        ({"kind": "synthesize", "generator": PERSONAS}, "sft", 50000),
+        ({"kind": "synthesize", "generator": PERSONAS | {"task": "precise_if_pairs"}}, "dpo", 50000),
+        ({"kind": "mixture", "sources": [{"data": "f.jsonl", "limit": 1000, "repeat": 3}]}, "sft", 3000),
+        ({"kind": "mixture", "sources": [{"data": "allenai/tulu-3-sft-mixture", "limit": 10**9}]}, "sft", 939344),
+        (
+            {
+                "kind": "preferences",
+                "policy": "a/b",
+                "pool": [],
+                "prompts": {"parts": [{"data": "allenai/tulu-3-sft-mixture"}]},
+            },
+            "dpo",
+            939344,
+        ),
+    ],
+)
+def test_rows_are_counted_as_the_stages_make_them(made, kind, rows):
+    stages = {"made": made, "trained": {"kind": kind, "data": "stage:made", **LLAMA}}
+    (found,) = plan(Recipe.model_validate({"name": "x", "stages": stages}), machine("8xH100"), lambda reference: None)
+    assert found.tokens == rows * PER_ROW[kind]
+
+
+def test_sft_for_as_many_tokens_as_another_stage_takes_those():
+    stages = {
+        "first": {"kind": "dpo", "data": "allenai/tulu-3-sft-mixture", **LLAMA},
+        "second": {"kind": "sft", "data": "allenai/tulu-3-sft-mixture", "tokens_of": ["stage:first"], **LLAMA},
+    }
+    first, second = plan(
+        Recipe.model_validate({"name": "x", "stages": stages}), machine("8xH100"), lambda reference: None
+    )
+    assert first.tokens == second.tokens
+
+
 @pytest.mark.parametrize(("name", "gpus"), [("tulu3-1b-1gpu", "RTX4090"), ("tulu3-8b-node", "8xH100")])
 def test_recipes_that_name_their_machine_train_on_it(name, gpus):
     for stage in planned(name, gpus).values():
@@ -110,6 +192,11 @@ def test_unknown_sizes_are_named():
         planned("tulu3-8b", "8xH100", "stages.sft.model=some/model")
     with pytest.raises(PosttrainError, match="some/data: how many rows"):
         planned("tulu3-8b", "8xH100", "stages.sft.data=some/data")
+    made = {"kind": "synthesize"}, {"kind": "pretrain"}
+    for change, said in (({"data": "stage:a/none.jsonl"}, "stage:a/none.jsonl"), ({"model": "stage:b"}, "stage:b")):
+        given = {"a": made[0], "b": made[1], "sft": {"kind": "sft", "data": "stage:a", **LLAMA, **change}}
+        with pytest.raises(PosttrainError, match=said):
+            plan(Recipe.model_validate({"name": "x", "stages": given}), machine("8xH100"), lambda reference: None)
 
 
 def test_a_layer_is_counted_once_whatever_its_heads():

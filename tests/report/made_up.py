@@ -13,7 +13,7 @@ from posttrain.report.lineage import decontamination, lineage, stage_figures
 from posttrain.report.tables import Evaluated, suites
 
 HOSTILE = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'></script>"
-PROTOCOL = Protocol("sums", "test", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
+PROTOCOL = Protocol("nano_problems", "nano", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
 SHARED = "Which of the seven green lamps in the hall was lit first"
 
 
@@ -44,8 +44,9 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
     mixture = artifact(run, "mixture", "mixture", inputs=("world",))
     begin = len("Well: ")
     pair: dict[str, Any] = {"train_id": "t1", "item_id": "0", "coverage": 0.8}
+    pair["excerpt"] = [["Well: ", False], [SHARED, True], [f"? {HOSTILE}", False]]
     pair["spans"] = {"train": [[0, begin, begin + len(SHARED)]], "item": [[0, 0, len(SHARED)]]}
-    task = {"task": "development/sums@test", "items": 4, "overlapping": 1, "rate": 0.25, "contaminated": True}
+    task = {"task": "development/nano_problems@nano", "items": 4, "overlapping": 1, "rate": 0.25, "contaminated": True}
     source = {"source": "stage:world/sft.jsonl", "profile": "paper", "rows": 100, "dropped_ids": ["t1"]}
     source |= {
         "decision": {"action": "drop_rows", "reason": "over 2%"},
@@ -56,7 +57,9 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
     lengths = {"characters": {"histogram": {"<64": 60, "<128": 39}}}
     part = {"source": "stage:world/sft.jsonl", "lengths": lengths} | counts
     write_json(mixture / "mixture.json", {"rows": 99, "kind": "conversation", "sources": [part]})
-    sft = artifact(run, "sft", "sft", inputs=("mixture",), metrics={"trained_tokens": 51234, "loss": 1.25})
+    settings = {"kind": "sft", "model": "some/model", "note": HOSTILE}
+    learned = {"trained_tokens": 51234, "loss": 1.25}
+    sft = artifact(run, "sft", "sft", inputs=("mixture",), metrics=learned, settings=settings)
     steps = [
         {"step": n, "loss": 3 / n, "learning_rate": 1e-4, "by_verifier": {"gsm8k": {"correct_rate": n / 50}}}
         for n in range(1, 51)
@@ -83,7 +86,7 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
         opening = f"<|assistant|>\n{'One lamp after another. ' * 12}"
         answers[label] = [
             {
-                "task": "sums@test",
+                "task": "nano_problems@nano",
                 "id": str(number),
                 "prompt": f"<|user|>\n{SHARED}? ({number})\n{opening}{prose(str(number))}",
                 "response": f"{label} says {number} {HOSTILE}" + " and so on" * 20 + prose(f"{label} {number}"),
@@ -98,7 +101,7 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
         ]
         file = run / "records" / "development" / records_file(label)
         write_jsonl(file, answers[label])
-        tasks = {"sums@test": task_score(PROTOCOL, answers[label])}
+        tasks = {"nano_problems@nano": task_score(PROTOCOL, answers[label])}
         about = {"model": label, "note": f"asked {HOSTILE}", "format": "chat"}
         scores[label] = about | {"tasks": tasks, "average": suite_average(tasks)}
     asked = {"suite": "development", "limits": {}, "unsealed": None, "models": scores}

@@ -91,10 +91,16 @@ def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
     assert "some/model" in text and "51,234" in text
 
 
-def test_a_match_whose_text_the_run_does_not_hold_says_so(tmp_path):
+def test_a_match_of_an_item_that_the_run_did_not_ask_says_so(tmp_path):
     run = made_up_run(tmp_path)
-    (found,) = overlaps("mixture", run / "mixture" / "key-of-mixture", {}, {})
-    assert found.matches[0].train is None and found.matches[0].item is None
+    (found,) = overlaps("mixture", run / "mixture" / "key-of-mixture", {})
+    assert found.matches[0].item is None
+
+
+def test_matches_are_shown_whatever_became_of_the_files_of_rows(tmp_path):
+    run = made_up_run(tmp_path)
+    (run / "world" / "key-of-world" / "sft.jsonl").write_text('{"id": "t1", "conversations": [\n')
+    assert write_page(run).read_text(encoding="utf-8").count(f"<mark>{SHARED}</mark>") == 2
 
 
 def test_a_folder_without_a_report_is_named(tmp_path):
@@ -104,13 +110,17 @@ def test_a_folder_without_a_report_is_named(tmp_path):
         write_page(tmp_path)
 
 
-def test_a_long_curve_is_thinned_to_the_means_of_its_stretches(tmp_path):
+def test_a_long_curve_keeps_its_ends_and_every_spike(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    write_jsonl(metrics, [{"step": n, "loss": float(n % 2), "nested": {"x": n}} for n in range(1, 10 * POINTS + 1)])
+    steps = range(1, 50 * POINTS + 1)
+    spikes = {3: -7.0, 5000: 500.0, 50 * POINTS - 1: 40.0}
+    write_jsonl(metrics, [{"step": n, "loss": spikes.get(n, float(n % 2)), "nested": {"x": n}} for n in steps])
     loss, nested = curves(metrics)
     assert (loss.name, nested.name) == ("loss", "nested.x")
-    assert len(loss.points) == POINTS and {value for _, value in loss.points} == {0.5}
-    assert loss.points[-1][0] == 10 * POINTS
+    assert (loss.first, loss.last, loss.low, loss.high) == (1.0, 0.0, -7.0, 500.0)
+    assert set(spikes.items()) < set(loss.drawn) and len(loss.drawn) <= POINTS + 2
+    assert (nested.drawn[0], nested.drawn[-1]) == ((1, 1.0), (50 * POINTS, 50.0 * POINTS))
+    assert list(nested.drawn) == sorted(nested.drawn)
 
 
 def test_a_torn_last_line_of_a_running_stage_is_left_out(tmp_path):

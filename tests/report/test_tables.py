@@ -6,14 +6,28 @@ from dataclasses import replace
 import pytest
 
 from posttrain.errors import PosttrainError
-from posttrain.evaluation.protocol import Decoding, Format, Protocol
+from posttrain.evaluation.protocol import Decoding, Format, Protocol, Task
 from posttrain.evaluation.scores import not_run, suite_average, task_score
+from posttrain.evaluation.suites import TASKS
 from posttrain.report.markdown import render
 from posttrain.report.tables import Evaluated, suites
 
 
 def protocol(task, format: Format = "chat"):
     return Protocol(task, "test", "made up", "1", "test", format, Decoding(8), "exact_match", "strict")
+
+
+@pytest.fixture(autouse=True)
+def made_up_tasks(monkeypatch):
+    for task in ("sums", "facts"):
+        register(monkeypatch, task)
+
+
+def register(monkeypatch, task, combine=None, **fields):
+    asked = [replace(protocol(task, format), **fields) for format in ("chat", "plain")]
+    made_up = Task(asked[0], asked[1], lambda *_: [], lambda _: [], combine=combine)
+    monkeypatch.setitem(TASKS, f"{task}@test", made_up)
+    return asked[0]
 
 
 def records(task, scores, outcome=None):
@@ -141,6 +155,105 @@ def test_models_scored_on_different_instances_are_not_compared():
     joined = [evaluated("development", {"base": BASE}), evaluated("development", {"RLVR": fewer})]
     with pytest.raises(PosttrainError, match="different instances of sums@test"):
         suites(joined, [("RLVR", "base")])
+
+
+def of_task(asked, answers, within="", combine=None):
+    """An evaluation of one task: label → records."""
+    scored = {}
+    for label, own in answers.items():
+        tasks = {asked.name: task_score(asked, own, combine) | ({"within": within} if within else {})}
+        scored[label] = {"model": label, "note": "", "tasks": tasks}
+    return Evaluated({"suite": "development", "limits": {}, "models": scored}, answers)
+
+
+def with_fields(answers, **columns):
+    return [row | {name: values[i] for name, values in columns.items()} for i, row in enumerate(answers)]
+
+
+def subtracted(found):
+    """The report's difference of A and B beside that of the figures it shows of them."""
+    (pair,) = found["compare"]
+    for task, figures in pair["per_task"].items():
+        shown = found["tasks"][task]
+        assert figures["difference"] == pytest.approx(shown["A"]["mean"] - shown["B"]["mean"])
+    assert pair["difference"] == pytest.approx(found["average"]["A"]["mean"] - found["average"]["B"]["mean"])
+    return pair
+
+
+def test_differences_over_groups_are_those_of_the_scores_shown(monkeypatch):
+    asked = register(monkeypatch, "sums", averaged="groups")
+    group = ["a"] * 90 + ["b"] * 10
+    ours = with_fields(records("sums", [1.0] * 45 + [0.0] * 45 + [1.0] * 10), group=group)
+    theirs = with_fields(records("sums", [1.0] * 45 + [0.0] * 55), group=group)
+    found = suites([of_task(asked, {"A": ours, "B": theirs})], [("A", "B")])["development"]
+    pair = subtracted(found)
+    assert pair["difference"] == pytest.approx(0.5)
+    assert pair["bootstrap_low"] <= 0.5 <= pair["bootstrap_high"]
+
+
+def test_differences_of_pass_at_k_are_those_of_the_scores_shown(monkeypatch):
+    asked = register(monkeypatch, "sums", metric="pass@k", samples=10, k=10)
+    ours = records("sums", [1.0] * 20) + 9 * records("sums", [0.0] * 20)
+    theirs = 10 * records("sums", [0.0] * 20)
+    found = suites([of_task(asked, {"A": ours, "B": theirs})], [("A", "B")])["development"]
+    pair = subtracted(found)
+    assert pair["difference"] == pytest.approx(1.0)
+    assert pair["per_task"]["sums@test"]["mcnemar"]["only_a"] == 20
+
+
+def test_the_interval_of_a_difference_knows_clusters():
+    """Twenty passages of ten questions that stand or fall together tell as much as twenty questions."""
+    ours, theirs = [float(i % 2) for i in range(20)], [float(i % 5 == 0) for i in range(20)]
+    cluster = [str(i // 10) for i in range(200)]
+    many = {
+        label: with_fields(records("sums", [score for score in scores for _ in range(10)]), cluster=cluster)
+        for label, scores in (("A", ours), ("B", theirs))
+    }
+    few = {"A": records("sums", ours), "B": records("sums", theirs)}
+    pairs = [
+        subtracted(suites([of_task(protocol("sums"), answers)], [("A", "B")])["development"]) for answers in (many, few)
+    ]
+    for name in ("difference", "low", "high", "bootstrap_low", "bootstrap_high"):
+        assert pairs[0][name] == pytest.approx(pairs[1][name], abs=1e-9)
+
+
+def test_a_component_counts_once_in_the_average_of_differences(monkeypatch):
+    evaluations = [of_task(protocol("sums"), {"A": records("sums", [1.0, 1.0]), "B": records("sums", [0.0, 1.0])})]
+    for task, score in (("first", 0.0), ("second", 1.0), ("third", 1.0)):
+        asked = register(monkeypatch, task)
+        answers = {"A": records(task, [1.0, 1.0]), "B": records(task, [score, score])}
+        evaluations.append(of_task(asked, answers, within="safety"))
+    pair = subtracted(suites(evaluations, [("A", "B")])["development"])
+    assert pair["difference"] == pytest.approx((0.5 + 1 / 3) / 2)
+
+
+def test_a_task_that_is_no_mean_of_its_instances_is_compared_by_its_figure(monkeypatch):
+    def combine(own, _):
+        mean = 0.3 if own[0]["score"] else 0.2
+        return {"mean": mean, "low": mean - 0.03, "high": mean + 0.04}
+
+    asked = register(monkeypatch, "sums", combine)
+    answers = {"A": records("sums", [1.0, 1.0]), "B": records("sums", [0.0, 1.0])}
+    found = suites([of_task(asked, answers, combine=combine)], [("A", "B")])
+    pair = subtracted(found["development"])
+    assert (pair["low"], pair["high"]) == pytest.approx((0.1 - 0.05, 0.1 + 0.05))
+    assert "| sums@test | 2 | **+10.0 [+5.0, +15.0]** |  |  |" in render(report(suites=found))
+
+
+def test_an_answer_that_could_not_be_judged_leaves_the_others_compared():
+    asked = replace(protocol("sums"), judge="j")
+    ours = records("sums", [1.0, 0.0]) + with_fields(
+        records("sums", [0.0, 0.0, 0.0], outcome="left out")[2:], outcome=["left out"]
+    )
+    theirs = records("sums", [0.0, 1.0, 1.0])
+    found = suites([of_task(asked, {"A": ours, "B": theirs})], [("A", "B")])
+    figures = found["development"]["compare"][0]["per_task"]["sums@test"]
+    assert (figures["n"], figures["left_out"], figures["difference"]) == (2, 1, 0.0)
+    assert "- A − B leaves out 1 instances of sums@test" in render(report(suites=found))
+    alone = suites(
+        [of_task(asked, {"A": [r | {"outcome": "left out"} for r in ours[:2]] + theirs[2:], "B": ours})], [("A", "B")]
+    )
+    assert alone["development"]["compare"][0]["missing"] == ["sums@test"]
 
 
 def test_a_task_with_an_unverified_answer_has_no_score_and_no_part_in_the_average():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sandbox.canaries import ANSWER, CHEATS, SCRIPTS, TESTS, leftovers, listener, run, traces
+from tests.sandbox.canaries import ANSWER, CHEATS, ENDLESS, SCRIPTS, SECONDS, TESTS, leftovers, listener, run, traces
 
 NAMES = list(CHEATS)
 # Those that want the verdict, not the machine; but without namespaces files are open, and these tests are one.
@@ -37,6 +37,16 @@ def test_no_canary_passes_or_leaves_anything(isolated, name, monkeypatch):
         assert leftovers(before) == []
         assert not reached()
     assert isolated.run_tests("def f(x): return x", ["assert f(1) == 1"], seconds=30).passed == (True,)
+
+
+@pytest.mark.parametrize("name", FORGERS)
+def test_no_verdict_is_forged_from_kept_tests_either(isolated, name):
+    seconds = 0.7 if name in ENDLESS else SECONDS  # as the canary's: else the tests are not the same
+    for _ in range(2):
+        assert isolated.run_tests(RIGHT, TESTS, seconds=seconds).passed == (True,) * len(TESTS)
+    passed, result = run(isolated, name)
+    assert not passed, result
+    assert isolated.run_tests(RIGHT, TESTS, seconds=seconds).passed == (True,) * len(TESTS)
 
 
 @pytest.mark.parametrize("name", FORGERS)

@@ -56,6 +56,16 @@ def test_every_value_arrives_as_it_was(value):
     assert written(crossed(value)) == written(value)
 
 
+@given(st.lists(st.floats() | st.integers() | st.sampled_from([2**53, 2**53 + 1, -0.0, 10**400, True]), max_size=9))
+def test_a_long_list_of_numbers_arrives_as_it_was(numbers):
+    assert written(crossed([1, 0.5] * 500 + numbers)) == written([1, 0.5] * 500 + numbers)
+
+
+@given(st.lists(st.floats(allow_nan=False), max_size=9))
+def test_a_long_list_of_fractions_is_as_short_as_its_bytes(numbers):
+    assert len(json.dumps(encode([0.1] * 1000 + numbers, refuse))) < 12 * (1000 + len(numbers))
+
+
 @pytest.mark.parametrize("value", [True, 1, 1.0, 1 + 0j, -0.0, math.inf, -math.inf, "1", b"1", (1,), [1], {1}, {1: 1}])
 def test_types_that_python_calls_equal_stay_apart(value):
     assert type(crossed(value)) is type(value) and repr(crossed(value)) == repr(value)
@@ -85,7 +95,7 @@ def test_anything_else_crosses_as_a_reference_only():
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*"ifcbtsdok", "x"]), inner, max_size=2)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*"ifcbtsdokn", "x"]), inner, max_size=2)
     ),
     max_leaves=8,
 )
@@ -99,6 +109,23 @@ def test_a_forged_message_is_a_plain_value_or_an_error(message):
         return
     plain = (bool, int, float, complex, str, bytes, list, tuple, set, dict, type(None), type)
     assert isinstance(value, plain)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        ["AAAAAAAAAAA="],
+        ["AAAA", []],
+        ["AAAAAAAAAAA=", [1]],
+        ["AAAAAAAAAAA=", ["0"]],
+        ["AAAAAAAA8H8=", [0]],
+        ["?", []],
+    ],
+)
+def test_forged_packed_numbers_are_an_error(content):
+    with pytest.raises(EncodingError):
+        decode({"n": content}, refuse)
 
 
 @given(st.binary(max_size=60))

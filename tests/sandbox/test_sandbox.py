@@ -246,6 +246,64 @@ def test_programs_do_not_see_each_other(either):
     assert either.run_script(look, seconds=SECONDS).output == b"False []\n"
 
 
+def test_kept_tests_begin_anew_for_every_program():
+    setup = "import os\nseen = []"
+    test = "seen.append(f())\nassert seen == [1] and os.listdir('.') == []\nopen('note', 'w').close()"
+    given = {"setup": setup, "calls": ["f"], "seconds": SECONDS}
+    with Sandbox() as sandbox:
+        for _ in range(4):
+            assert sandbox.run_tests("def f(): return 1", [test], **given).passed == (True,)
+        stays = f"{test.splitlines()[0]}\nif os.fork() == 0:\n    import time\n    time.sleep(1000)"
+        before = traces()
+        for _ in range(4):
+            assert sandbox.run_tests("def f(): return 1", [stays], **given).passed == (True,)
+        sandbox.close()
+        assert leftovers(before) == []
+
+
+THREADS = """
+import threading, time
+count = 0
+try:
+    while count < 99:
+        threading.Thread(target=time.sleep, args=(99,), daemon=True).start()
+        count += 1
+except RuntimeError:
+    pass
+def f(): return count
+"""
+
+
+def test_kept_tests_outlive_every_kind_of_program():
+    wrong = (
+        "import os\ndef f(): os._exit(0)",
+        "def f():\n    while True: pass",
+        "def f(): return 0",
+        "def f(): return [0] * 10**8",
+        "1 / 0",
+        THREADS,
+    )
+    with Sandbox() as sandbox:
+        for program in wrong:
+            for given, right in (("def f(): return 1", True), ("def f(): return 1", True), (program, False)):
+                result = sandbox.run_tests(given, ["assert f() == 1"], calls=["f"], seconds=3.0)
+                assert (result.passed, result.defect) == ((right,), None), given
+
+
+@pytest.mark.parametrize(
+    ("setup", "defect"), [("import no_such_module", True), ("1 / 0", False), ("import os\nos._exit(0)", False)]
+)
+def test_a_setup_that_fails_does_so_for_every_program(sandbox, setup, defect):
+    for _ in range(3):
+        result = sandbox.run_tests("def f(): pass", ["f()"], calls=["f"], setup=setup, seconds=SECONDS)
+        assert not any(result.passed) and bool(result.defect) == defect
+
+
+def test_a_program_may_start_as_many_threads_beside_kept_tests(sandbox):
+    for _ in range(4):  # one more where it is faster than the checker's fork
+        assert passes(sandbox, THREADS, "assert f() >= 14", "assert f() <= 15") == (True, True)
+
+
 def test_without_namespaces_too_nothing_stays(open_sandbox):
     stays = "import os, time\nopen('note', 'w').close()\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(1000)"
     assert open_sandbox.degraded  # and started
@@ -336,7 +394,8 @@ def test_where_it_is_allowed_a_degraded_sandbox_says_so_and_still_judges(monkeyp
 
 def test_no_descriptor_is_lost():
     with Sandbox() as sandbox:
-        sandbox.run_script("")
+        for _ in range(2):  # then it keeps the tests
+            sandbox.run_tests("def f(): return 1", ["assert f() == 1"], seconds=SECONDS)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
             sandbox.run_script("print(1)", seconds=SECONDS)

@@ -54,12 +54,20 @@ def test_a_killed_run_ends_in_the_same_bits_against_the_initial_policy(run_stage
     assert resumed == whole
 
 
-def test_a_run_killed_in_the_reference_pass_starts_it_again(run_stage, settings, tmp_path):
-    run_stage(dpo, settings(), "killed", kill_at=1, task="reference")
-    assert not list((tmp_path / "killed-checkpoints").glob("*"))
-    _, output, _ = run_stage(dpo, settings(), "killed")
-    _, straight, _ = run_stage(dpo, settings(), "straight")
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_run_killed_in_the_reference_pass_goes_on_with_it(run_stage, settings, tmp_path, torn):
+    _, straight, whole = run_stage(dpo, settings(), "straight")
+    run_stage(dpo, settings(), "killed", kill_at=2, task="reference")
+    (part,) = (tmp_path / "killed-checkpoints").glob("reference-*")
+    kept = part.read_text()
+    assert len(kept.splitlines()) == 2
+    if torn:
+        part.write_text(kept[:-20])
+    _, output, progress = run_stage(dpo, settings(), "killed")
+    (_, total, _, done), (_, all_pairs, _, before) = progress.started[0], whole.started[0]
+    assert total == all_pairs == 20 and 0 == before < done < total
     assert (output / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert not part.exists()
 
 
 def test_swapped_labels_teach_the_opposite(run_stage, settings):

@@ -13,7 +13,7 @@ from posttrain.recipe.schema import Report
 from posttrain.stages import report
 from posttrain.stages.base import StageContext
 
-PROTOCOL = Protocol("sums", "test", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
+PROTOCOL = Protocol("nano_problems", "nano", "made up", "1", "test", "chat", Decoding(8), "exact_match", "strict")
 
 
 class Quiet:
@@ -38,7 +38,7 @@ def evaluation(runs, models):
     for label, values in models.items():
         records = [
             {
-                "task": "sums@test",
+                "task": "nano_problems@nano",
                 "id": str(i),
                 "prompt": str(i),
                 "outcome": "correct" if value else "wrong",
@@ -48,7 +48,7 @@ def evaluation(runs, models):
             }
             for i, value in enumerate(values)
         ]
-        tasks = {"sums@test": task_score(PROTOCOL, records)}
+        tasks = {"nano_problems@nano": task_score(PROTOCOL, records)}
         scores[label] = {"model": label, "note": "", "format": "chat", "tasks": tasks, "average": suite_average(tasks)}
         write_jsonl(found.path / records_file(label), records)
     write_json(found.path / SCORES, {"suite": "development", "limits": {}, "unsealed": None, "models": scores})

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,21 @@ class Stop(BaseException):
 
 
 class Counting:
-    """A progress that stops the stage at the ``stop_at``-th training step, on every rank."""
+    """A progress that stops the stage at the ``stop_at``-th training step, on every rank.
+
+    ``told``: what was said to be done, and what was.
+    """
 
     def __init__(self, stop_at: int | None):
         self.stop_at, self.steps, self.training = stop_at, 0, False
+        self.told: dict[str, list[int]] = {}
 
     def start(self, description, total, unit, done=0):
         self.training = description.startswith("training")
+        self.now = self.told[description] = [total, done]
 
     def advance(self, amount=1, **shown):
+        self.now[1] += amount
         self.steps += self.training
         if self.steps == self.stop_at:
             raise Stop
@@ -117,9 +124,10 @@ def run_stage(kind: str, settings: dict, folder: Path, stop_at: int | None = Non
     for path in (output, checkpoints):
         path.mkdir(parents=True, exist_ok=True)
     settings = schema.model_validate({"kind": kind, **settings})
-    context = LocalContext("a", settings, {}, output, checkpoints, Counting(stop_at), 1, "cpu", {})
+    progress = Counting(stop_at)
+    context = LocalContext("a", settings, {}, output, checkpoints, progress, 1, "cpu", {})
     with contextlib.suppress(Stop):
-        return stage.run(context)
+        return stage.run(context) | {"told": progress.told}
     return None
 
 
@@ -158,6 +166,35 @@ def failing_save(model: Any, folder: Path, file_bytes: int) -> tuple[str, list[s
     wait_for_ranks()
     assert load_latest(folder, **state) == (1, {})
     return said, [path.name for path in checkpoints(folder)]
+
+
+def damaged_saves(model: Any, folder: Path) -> tuple[list[Any], list[str]]:
+    """What is read when the newest of two is damaged, after its step is saved again, and when the only one is."""
+    shard(model, data_mesh("cpu"))
+    state: dict[str, Any] = dict(modules={"model": model}, optimizers={"model": build_adamw(model.parameters(), 1e-3)})
+    for step in (1, 2):
+        save_checkpoint(folder, step, **state)
+    _damage(folder / "step-00000002")
+    found: list[Any] = [load_latest(folder, **state)]
+    save_checkpoint(folder, 2, **state)
+    found.append(load_latest(folder, **state))
+    left = [path.name for path in checkpoints(folder)]
+    if rank() == 0:
+        shutil.rmtree(folder / "step-00000001")
+    _damage(folder / "step-00000002")
+    try:
+        load_latest(folder, **state)
+    except PosttrainError as error:
+        found.append(str(error))
+    wait_for_ranks()
+    return [*found, load_latest(folder, **state)], left
+
+
+def _damage(saved: Path) -> None:
+    wait_for_ranks()
+    for file in saved.glob("*.distcp") if rank() == 0 else ():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+    wait_for_ranks()
 
 
 def loading_another(model: Any, folder: Path) -> str:

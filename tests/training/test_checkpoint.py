@@ -3,6 +3,7 @@
 import builtins
 import errno
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,37 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path):
     last.write_bytes(last.read_bytes()[:-200])
     with pytest.warns(UserWarning, match="damaged"):
         assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (5, {})
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_written_again(tmp_path):
+    module, optimizer = trained(0, 1)
+    live: dict[str, Any] = dict(modules={"m": module}, optimizers={"o": optimizer})
+    for step in (5, 10):
+        last = save_checkpoint(tmp_path, step, **live)
+    last.write_bytes(last.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match="damaged"):
+        load_latest(tmp_path, **live)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000005.pt"]
+    save_checkpoint(tmp_path, 10, **live)
+    assert load_latest(tmp_path, **live) == (10, {})
+
+
+def test_the_only_checkpoint_damaged_ends_the_run_and_the_next_begins_anew(tmp_path):
+    module, optimizer = trained(0, 1)
+    live: dict[str, Any] = dict(modules={"m": module}, optimizers={"o": optimizer})
+    only = save_checkpoint(tmp_path, 5, **live)
+    only.write_bytes(only.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(PosttrainError, match="the only checkpoint"):
+        load_latest(tmp_path, **live)
+    assert load_latest(tmp_path, **live) is None
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    module, optimizer = trained(0, 1)
+    left = tmp_path / ".step-00000005.pt.99.aa.tmp"
+    left.write_bytes(b"half")
+    save_checkpoint(tmp_path, 10, modules={"m": module}, optimizers={"o": optimizer})
+    assert not left.exists()
 
 
 def test_a_full_disk_is_named_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -126,3 +126,16 @@ def test_kept_logits_give_the_bits_of_linear_and_cross_entropy(shape, with_bias)
         (logp_N * grad_N).sum().backward()
         results.append([logp_N.detach(), *(leaf.grad for leaf in leaves)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_host_waits_for_no_gpu_in_a_forward_and_backward(tiny_llama, ragged_rows, side):
+    model = tiny_llama().cuda()
+    batch = padded(ragged_rows, side)
+    response_logprobs(model, *batch).sum().backward()  # what is made once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        response_logprobs(model, *batch).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

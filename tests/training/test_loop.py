@@ -1,5 +1,6 @@
 """The loop around a loss: a step that is not finite, a SIGTERM, what is logged."""
 
+import json
 import os
 import signal
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import torch
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.errors import PosttrainError
-from posttrain.training.checkpoint import checkpoints
+from posttrain.training.checkpoint import CheckpointWriter, checkpoints
 from posttrain.training.loop import TrainingLoop
 
 SETTINGS = SimpleNamespace(
@@ -27,7 +28,8 @@ def loop_of(folder, steps: int, checkpoint_every: int = 100) -> TrainingLoop:
     torch.manual_seed(0)
     settings = SimpleNamespace(**vars(SETTINGS), checkpoint_every=checkpoint_every)
     plan = [[i, i + 100] for i in range(steps)]
-    return TrainingLoop(torch.nn.Linear(3, 2), plan, settings, checkpoints=folder, progress=QUIET)
+    ids = [f"row {i}" for i in range(200)]
+    return TrainingLoop(torch.nn.Linear(3, 2), plan, settings, ids=ids, checkpoints=folder, progress=QUIET)
 
 
 def train(loop: TrainingLoop, *, bad: tuple[int, ...] = (), after=lambda rows: None) -> torch.Tensor:
@@ -49,9 +51,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_log(tmp_path):
     rows = [row for _, row in read_jsonl(tmp_path / "metrics.jsonl")]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert [row["grad_norm"] is None for row in rows] == [row["loss"] is None for row in rows] == [False, True, False]
-    assert (tmp_path / "not-finite-00000002.json").read_text().split() == (
-        '{ "step": 2, "rows": [ 1, 101 ], "loss": null }'.split()
-    )
+    kept = json.loads((tmp_path / "not-finite-00000002.json").read_text())
+    assert kept == {"step": 2, "rows": ["row 1", "row 101"], "loss": None}
 
 
 def test_three_in_a_row_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path):
@@ -90,3 +91,18 @@ def test_sigterm_ends_the_run_after_its_step_and_the_run_goes_on_from_there(tmp_
     assert again.metrics == straight.metrics and again.metrics["skipped_steps"] == 1 and again.metrics["loss"] > 0
     kept = [row["step"] for _, row in read_jsonl(tmp_path / "ended" / "metrics.jsonl")]
     assert kept == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_sigterm_in_a_step_that_is_saved_anyway_saves_it_once(tmp_path, monkeypatch):
+    saved = []
+    begin = CheckpointWriter.begin
+    monkeypatch.setattr(
+        CheckpointWriter, "begin", lambda *given, **named: saved.append(given[1]) or begin(*given, **named)
+    )
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        asked = lambda rows: rows[0] == 3 and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        train(loop_of(tmp_path, 6, checkpoint_every=2), after=asked)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert saved == [2, 4]

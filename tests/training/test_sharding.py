@@ -9,6 +9,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from posttrain.data.tokenize import Tokenized
+from posttrain.errors import PosttrainError
+from posttrain.training import sharding
 from posttrain.training.build import policy_on_meta
 from posttrain.training.checkpoint import checkpoints
 from posttrain.training.memory import parameter_count, state_bytes
@@ -16,6 +18,7 @@ from posttrain.training.sharding import data_mesh, shard
 from tests.stages.conftest import conversations, pairs, tiny_model, write_lines  # noqa: F401 — fixtures
 from tests.training.rank_work import (
     curve,
+    damaged_saves,
     failing_save,
     first_gradients,
     loading_another,
@@ -88,12 +91,38 @@ def test_a_run_stopped_on_some_ranks_goes_on_along_the_same_curve_on_others(tmp_
     ]
 
 
+def test_each_rank_tells_its_own_share_of_the_references_progress(tmp_path, settings):
+    alone = settings["dpo"] | {"epochs": 1}
+    said = on_ranks(2, tmp_path / "ranks", run_stage, "dpo", alone, tmp_path / "dpo")["told"]
+    total, done = said["reference log-probabilities"]
+    assert 0 < total == done < said["training a"][0] * alone["batch_size"]
+
+
 def test_a_full_disk_and_another_model_are_named_and_leave_the_last_checkpoint(tmp_path, tiny_llama):
     folder = tmp_path / "checkpoints"
     said, left = on_ranks(2, tmp_path / "save", failing_save, tiny_llama(), folder, 4096)
     assert "step-00000002: the checkpoint could not be written" in said and left == ["step-00000001"]
     said = on_ranks(2, tmp_path / "load", loading_another, tiny_llama(intermediate_size=64), folder)
     assert "is a checkpoint of another model" in said
+
+
+def test_ranks_set_a_damaged_checkpoint_aside_and_write_its_step_again(tmp_path, tiny_llama):
+    found, left = on_ranks(2, tmp_path / "work", damaged_saves, tiny_llama(), tmp_path / "checkpoints")
+    assert found[:2] == [(1, {}), (2, {})] and left == ["step-00000001", "step-00000002"]
+    assert "damaged-step-00000002: the only checkpoint" in found[2] and found[3] is None
+
+
+@pytest.mark.parametrize(("ranks", "replicas"), [(8, 3), (2, 4)])
+def test_replicas_that_do_not_divide_the_ranks_are_refused(monkeypatch, ranks, replicas):
+    monkeypatch.setattr(sharding, "world_size", lambda: ranks)
+    with pytest.raises(PosttrainError, match=f"replicas: {replicas} does not divide {ranks} ranks"):
+        sharding.data_mesh("cpu", replicas)
+
+
+@pytest.mark.parametrize("option", [{"replicas": 2}, {"cpu_offload": True}])
+def test_options_of_several_ranks_are_refused_in_one_process(tmp_path, settings, option):
+    with pytest.raises(PosttrainError, match="are for several ranks"):
+        run_stage("sft", settings["sft"] | option, tmp_path)
 
 
 SHAPES = {  # Llama 3.1 (arXiv 2407.21783, table 3), and how many ranks share it
