@@ -37,7 +37,7 @@ from posttrain.recipe.tables import licence_of
 from posttrain.stages.base import StageContext
 from posttrain.stages.suite_items import suite_items
 
-VERSION = 4
+VERSION = 5
 PAIRS_SHOWN = 50  # near duplicates in the manifest; all are counted
 
 
