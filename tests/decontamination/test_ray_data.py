@@ -46,8 +46,10 @@ def test_two_workers_find_what_one_process_finds(cluster, tmp_path):
         files[-1].write_text("\n".join([*bad, *map(json.dumps, lines)]))
         rows += list(read_rows(files[-1], "conversation", rejected=tmp_path / "local.jsonl"))
     wanted = find_overlaps(((row.id, user_turns(row)) for row in rows), index)
-    thresholds = {"item_threshold": 0.5, "set_threshold": 0.02}
-    batches = match_files(index, files, "conversation", Fraction(1, 2), workers=2, rejected=tmp_path / "rejected")
+    thresholds = {"item_threshold": wanted.item_threshold, "set_threshold": 0.02}
+    batches = match_files(
+        index, files, "conversation", Fraction(str(wanted.item_threshold)), workers=2, rejected=tmp_path / "rejected"
+    )
     assert report_on(index, batches, **thresholds) == wanted
     assert wanted.rows == len(rows) == 160 and wanted.evaluations[0].overlapping > 5
     assert [path.name for path in (tmp_path / "rejected").iterdir()] == ["3.jsonl"]
