@@ -26,7 +26,9 @@ BATCH = {"sft": 7, "dpo": 5}  # they divide the number of rows
 @pytest.fixture
 def settings(tiny_model, conversations, pairs):  # noqa: F811
     shared = dict(model=str(tiny_model), chat_template="tulu", max_tokens=96, checkpoint_every=STEPS, dtype="float32")
-    shared |= dict(micro_batch_tokens=192, learning_rate=RATE, schedule="constant", warmup_fraction=0.0)
+    shared |= dict(
+        micro_batch_tokens=192, learning_rate=RATE, schedule="constant", warmup_fraction=0.0, unchecked="a test"
+    )
     return {
         "sft": {**shared, "data": conversations, "train_on": "last_turn", "batch_size": BATCH["sft"]},
         "dpo": {**shared, "data": pairs, "beta": BETA, "batch_size": BATCH["dpo"]},
