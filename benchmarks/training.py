@@ -6,7 +6,7 @@ by length and scores trained rows only, as we do. Memory is the peak RSS of trai
 optimizer stood (AdamW's moments, made later, are counted as standing). Times are CPU seconds of the one thread, so
 that a busy machine does not count; the first two steps are left out.
 
-    python benchmarks/training.py [--cell 3M-8k,25M-32k] [--steps 4] [--repeats 1] [--jobs 2] [--out FILE]
+    python benchmarks/training.py [--cell 3M-8k,25M-32k] [--steps 6] [--repeats 1] [--jobs 1] [--out FILE]
 """
 
 import argparse
@@ -441,9 +441,9 @@ def compared(cell: str, steps: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", "--cells", default=",".join(reversed(CELLS)), help="some of " + ", ".join(CELLS))
-    parser.add_argument("--steps", type=int, default=4, help="of which the first two are not timed")
+    parser.add_argument("--steps", type=int, default=6, help="of which the first two are not timed")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="cells at a time, a core each")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, a core each")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
