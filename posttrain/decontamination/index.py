@@ -123,7 +123,7 @@ class EvaluationIndex:
         self._first_I = np.cumsum(self._length_I) - self._length_I
         self.own_count_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items)).astype(np.int64)
         self._texts_of = list(zip(self._alike_F.tolist(), self.weight_F.tolist(), strict=True))
-        self._field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
+        self.first_field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
 
     def _keep_the_rest(self) -> None:
         self.whole: dict[bytes, list[int]] = {}
@@ -142,9 +142,7 @@ class EvaluationIndex:
         self.phrases = {content: self.whole[content] for content in short}
         hashes = [self.hash_of(first, count) for first, count in short.values()]
         self._phrase_seen = Seen(np.array(hashes, dtype=np.uint64))
-        heads = [
-            self.hashing.of_sequences(self._hash_P[first : first + least], least)[0] for first, _ in short.values()
-        ]
+        heads = [self.hash_of(first, least) for first, _ in short.values()]
         self._head_seen = Seen(np.array(heads, dtype=np.uint64))
         if self.phrases and self.profile.boilerplate is not None:
             number = {content: n for n, content in enumerate(short)}
@@ -155,7 +153,9 @@ class EvaluationIndex:
 
     def own_texts(self, item: int) -> list[int]:
         """The item's fields that can be covered, each by the first field of its text."""
-        return [text for text, weight in self._texts_of[self._field_I[item] : self._field_I[item + 1]] if weight]
+        return [
+            text for text, weight in self._texts_of[self.first_field_I[item] : self.first_field_I[item + 1]] if weight
+        ]
 
     def own_tokens(self, field: int) -> list[bytes]:
         """The tokens of a field that can be covered."""
@@ -184,10 +184,14 @@ class EvaluationIndex:
         either = there | self.stream.has_digit_T[positions]
         return np.add.reduceat(part * there, first_M), np.add.reduceat(part * either, first_M)
 
-    def ngrams_of(self, item: int) -> np.ndarray:
-        """The numbers of the item's n-grams that count."""
-        first, count = self.place(item)
-        return self.numbers_at(first + np.flatnonzero(self.indexed_P[first : first + count]))
+    def ngrams_of(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each item in turn: its number in ``items``, the positions of its n-grams that count, and their numbers."""
+        item_N = np.array(items, dtype=np.int64)
+        count_N = self._length_I[item_N]
+        positions, _ = ranges(self._first_I[item_N], count_N)
+        counts = self.indexed_P[positions]
+        positions = positions[counts]
+        return np.repeat(np.arange(len(items)), count_N)[counts], positions, self.numbers_at(positions)
 
     def place(self, item: int) -> tuple[int, int]:
         """The item's first token in the stream of all items, and the number of its tokens."""

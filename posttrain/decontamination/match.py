@@ -147,7 +147,7 @@ def _aligned(
     for m, row, item, first, stop, long, exact, alike in zip(*(column.tolist() for column in columns), strict=True):
         if long:
             hits = slice(*np.searchsorted(begins, (first, stop)).tolist())
-            shared = begins[hits][np.isin(ngram_H[hits], index.ngrams_of(item))]
+            shared = begins[hits][np.isin(ngram_H[hits], index.ngrams_of([item])[2])]
             parts = near(shared, int(index.own_count_I[item]) + index.profile.ngram, first, stop)
             reading = Reading([token for part in parts for token in tokens_of(stream, *part)])
         else:

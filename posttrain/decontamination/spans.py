@@ -66,7 +66,7 @@ def _of_rows(
     # N pairs, by row. What both sides hold: an n-gram of the item is looked for among those of the row.
     number_N = [number for numbers in part for number in numbers]
     row_N = np.repeat(np.arange(len(rows)), [len(numbers) for numbers in part])
-    pair_P, positions, of_items = _ngrams_of_items(index, [pairs[number][0] for number in number_N])
+    pair_P, positions, of_items = index.ngrams_of([pairs[number][0] for number in number_N])
     grams = max(1, len(index.hash_G))
     in_row = row_T[begins] * grams + ngrams
     order = np.argsort(in_row, kind="stable")
@@ -84,10 +84,9 @@ def _of_rows(
     for n, text, begin, end in _joined(stream, turns, splitting, pair_H, unit_H, begin_H, ngram):
         train[n].append((text - int(first_R[row_N[n]]), begin, end))
     own: list[list[Span]] = [[] for _ in number_N]
-    first_I = np.searchsorted(index.item_F, np.arange(len(index.items)))
     unit_P = pair_P * len(index.item_F) + index.field_P[positions]
     for n, text, begin, end in _joined(index.stream, index.texts, splitting, pair_P, unit_P, positions, ngram):
-        own[n].append((text - int(first_I[pairs[number_N[n]][0]]), begin, end))
+        own[n].append((text - index.first_field_I[pairs[number_N[n]][0]], begin, end))
     for n, number in enumerate(number_N):
         item = pairs[number][0]
         if index.fields_I[item]:
@@ -96,17 +95,6 @@ def _of_rows(
             row = int(row_N[n])
             texts = slice(int(first_R[row]), int(first_R[row]) + len(rows[row]))
             yield number, _whole(index, item, stream, hash_T, turns, texts)
-
-
-def _ngrams_of_items(index: EvaluationIndex, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each item in turn: its number in ``items``, the positions of its n-grams that count, and their numbers."""
-    item_N = np.array(items, dtype=np.int64)
-    count_I = np.bincount(index.item_F, index.length_F, minlength=len(index.items)).astype(np.int64)
-    first_I = np.cumsum(count_I) - count_I
-    positions, _ = ranges(first_I[item_N], count_I[item_N])
-    counts = index.indexed_P[positions]
-    positions = positions[counts]
-    return np.repeat(np.arange(len(items)), count_I[item_N])[counts], positions, index.numbers_at(positions)
 
 
 def _joined(
