@@ -89,12 +89,12 @@ def digest_of(evaluations: Evaluations) -> str:
 
 
 def source_report(
-    source: str, report: DecontaminationReport, decision: Decision, dropped_ids: list[str]
+    source: str, report: DecontaminationReport, decision: Decision, dropped_ids: list[str], *, excerpts: bool
 ) -> dict[str, Any]:
     """One training set's entry in decontamination.json. ``dropped_rows`` are their numbers, as ids may repeat."""
     decided = {"action": decision.action, "reason": decision.reason}
     dropped = {"dropped_ids": dropped_ids, "dropped_rows": sorted(decision.dropped)}
-    return {"source": source, **report.as_json(), "decision": decided, **dropped}
+    return {"source": source, **report.as_json(excerpts=excerpts), "decision": decided, **dropped}
 
 
 def card(name: str, report: DecontaminationReport, decision: Decision, not_run: Sequence[str]) -> str:

@@ -122,7 +122,6 @@ class EvaluationIndex:
         self._length_I = np.bincount(self.item_F, self.length_F, minlength=len(self.items)).astype(np.int64)
         self._first_I = np.cumsum(self._length_I) - self._length_I
         self.own_count_I = np.bincount(self.item_F, self.weight_F, minlength=len(self.items)).astype(np.int64)
-        self._texts_of = list(zip(self._alike_F.tolist(), self.weight_F.tolist(), strict=True))
         self.first_field_I = np.searchsorted(self.item_F, np.arange(len(self.items) + 1)).tolist()
 
     def _keep_the_rest(self) -> None:
@@ -153,9 +152,8 @@ class EvaluationIndex:
 
     def own_texts(self, item: int) -> list[int]:
         """The item's fields that can be covered, each by the first field of its text."""
-        return [
-            text for text, weight in self._texts_of[self.first_field_I[item] : self.first_field_I[item + 1]] if weight
-        ]
+        fields = range(self.first_field_I[item], self.first_field_I[item + 1])
+        return [int(self._alike_F[field]) for field in fields if self.weight_F[field]]
 
     def own_tokens(self, field: int) -> list[bytes]:
         """The tokens of a field that can be covered."""

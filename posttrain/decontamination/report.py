@@ -69,13 +69,16 @@ class DecontaminationReport:
     def contaminated(self) -> tuple[EvaluationOverlap, ...]:
         return tuple(evaluation for evaluation in self.evaluations if evaluation.contaminated)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, *, excerpts: bool) -> dict[str, Any]:
+        """``excerpts``: with the text of the rows, for a run's own folder: what is shared is an evaluation's text."""
         evaluations = []
         for found in self.evaluations:
             columns = asdict(found) | {"rate": found.rate, "rows": len(found.row_numbers)}
-            del columns["row_numbers"]
-            columns["pairs"] = columns.pop("pairs")  # last, being long
-            evaluations.append(columns)
+            del columns["row_numbers"], columns["pairs"]
+            pairs = [asdict(pair) for pair in found.pairs]
+            if not excerpts:
+                pairs = [{column: value for column, value in pair.items() if column != "excerpt"} for pair in pairs]
+            evaluations.append(columns | {"pairs": pairs})
         return {
             "profile": self.profile,
             "ngram": self.ngram,

@@ -94,7 +94,7 @@ def checked_copy(
         "suites": list(suites),
         "made_of": [{"file": file.name, "sha256": digest_file(file)} for file in files],
     }
-    entry = source_report(name, report, decision, dropped_ids)
+    entry = source_report(name, report, decision, dropped_ids, excerpts=False)
     write_json(folder / REPORT, made_for | {"not_run": not_run, "sources": [entry]})
     write_text(folder / "README.md", card(name, report, decision, not_run))
     return CheckedCopy(report, decision, not_run, again.count, folder)

@@ -189,7 +189,8 @@ def decontaminate_part(
     part.decontamination = decision.reason
     if decision.dropped:
         context.progress.note(f"{name}: {len(decision.dropped)} of {len(rows)} rows left out, {decision.reason}")
-    return source_report(name, report, decision, [rows.ids[n] for n in sorted(decision.dropped)])
+    dropped_ids = [rows.ids[n] for n in sorted(decision.dropped)]
+    return source_report(name, report, decision, dropped_ids, excerpts=True)
 
 
 def choose(part: Part, seen: dict[str, str], seed: int) -> None:

@@ -99,8 +99,14 @@ def test_one_index_serves_many_sets_and_every_row_is_reported():
 
 
 def test_a_report_is_plain_json():
-    columns = json.loads(json.dumps(report(0, 1, 2).as_json()))
+    columns = json.loads(json.dumps(report(0, 1, 2).as_json(excerpts=True)))
     assert columns["evaluations"][0]["rate"] == 0.03 and columns["evaluations"][0]["pairs"][0]["spans"]["train"]
+    assert columns["evaluations"][0]["pairs"][0]["excerpt"]
+
+
+def test_a_report_for_others_holds_no_text_of_an_evaluation():
+    told = json.dumps(report(0, 1, 2).as_json(excerpts=False))
+    assert '"spans"' in told and not any(item.fields[0].split()[0] in told for item in LARGE)
 
 
 @pytest.mark.parametrize("profile", ["paper", "strict"])
