@@ -15,6 +15,7 @@ from posttrain.data.rejects import Rejects
 from posttrain.data.rows import VerifiablePrompt
 from posttrain.data.sources import HubSource, LocalSource, find_source
 from posttrain.errors import PosttrainError
+from posttrain.models.fused import fuse
 from posttrain.models.heads import TokenScorer, load_scorer
 from posttrain.models.load import fit_vocabulary, load_policy, load_tokenizer
 from posttrain.models.ranks import world_size
@@ -127,10 +128,12 @@ def load_models(context: StageContext) -> tuple[PreTrainedTokenizerBase, Models]
             models["value"] = models["value"].anew(context.seed)
     if settings.reward_model is not None:
         models["reward"] = load_judge(context, "reward_model", tokenizer, **options).requires_grad_(False)
-    for model in (models[name] for name in TRAINED if settings.activation_checkpointing and name in models):
+    for model in (models[name] for name in TRAINED if name in models):
         causal = model.classifier if isinstance(model, TokenScorer) else model
-        causal.gradient_checkpointing_enable({"use_reentrant": False})
-        causal.train()  # without it transformers checkpoints nothing; dropout is 0
+        fuse(causal.base_model, context.device)
+        if settings.activation_checkpointing:
+            causal.gradient_checkpointing_enable({"use_reentrant": False})
+            causal.train()  # without it transformers checkpoints nothing; dropout is 0
     return tokenizer, models
 
 
