@@ -1,4 +1,4 @@
-"""Settings of what makes rows (sources, mixtures, generators, preferences), of models that are asked, and what all share.
+"""Settings of what makes rows (sources, mixtures, generators, preferences) and asks models; and what all share.
 
 A *reference* is a string: ``stage:NAME`` (that stage's artifact), ``stage:NAME/file``, ``nano`` (the shipped base
 model), a local path, or a hub id (looked up in ``hub_mirror`` first).
