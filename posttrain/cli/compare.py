@@ -40,7 +40,8 @@ def execute(args: argparse.Namespace) -> int:
         )
     print("\n".join(table(rows)))
     if alone:
-        print(f"no part of it, as scored for one of them only: {', '.join(alone)}")
+        told = "no part of the average, as they or other parts of their component are scored for one of them only"
+        print(f"{told}: {', '.join(alone)}")
     for one in found:
         if one.left_out:
             print(f"{one.task}: {one.left_out} instances could not be judged for both and are left out")

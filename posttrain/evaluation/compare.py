@@ -15,7 +15,6 @@ from posttrain.evaluation.statistics import (
     Estimate,
     McNemar,
     Z,
-    average,
     mcnemar,
     minimum_detectable,
     paired_difference,
@@ -83,9 +82,9 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> tuple[list[Compared], C
     shared = [name for name in shown if name in scored[0] & scored[1]]
     check_task_names(shared)
     found = [one for name in shared if (one := _on_task(name, a, b))]
-    alone = sorted((scored[0] | scored[1]) - {one.task for one in found})
     within = {name: {"within": task["within"]} for name, task in shown.items() if "within" in task}
-    return found, _average(found, within), alone
+    average, parts = _average(found, within)
+    return found, average, sorted((scored[0] | scored[1]) - parts)
 
 
 def _is_scored(one: Scored, name: str) -> bool:
@@ -115,7 +114,7 @@ def _on_task(name: str, a: Sequence[Scored], b: Sequence[Scored]) -> Compared | 
         "changed": tuple((id, x, y) for id, x, y in zip(kept, left, right, strict=True) if x != y),
     }
     if TASKS[name].combine is not None:  # one figure for all instances: its difference has the two figures' intervals
-        x, y = (average([estimate_of(one.tasks[name]) for one in side]) for side in (a, b))
+        x, y = (_over_seeds([estimate_of(one.tasks[name]) for one in side]) for side in (a, b))
         difference = x.mean - y.mean
         low = difference - hypot(x.mean - x.low, y.high - y.mean)
         high = difference + hypot(x.high - x.mean, y.mean - y.low)
@@ -138,6 +137,12 @@ def _on_task(name: str, a: Sequence[Scored], b: Sequence[Scored]) -> Compared | 
     )
 
 
+def _over_seeds(runs: Sequence[Estimate]) -> Estimate:
+    """All answered the same instances, so what these leave open no number of seeds makes less."""
+    mean, low, high = (sum(bounds) / len(runs) for bounds in zip(*((r.mean, r.low, r.high) for r in runs), strict=True))
+    return Estimate(mean, low, high, runs[0].n)
+
+
 def _mean(scores: Sequence[float], groups: Sequence[str]) -> float:
     if not any(groups):
         return sum(scores) / len(scores)
@@ -147,7 +152,9 @@ def _mean(scores: Sequence[float], groups: Sequence[str]) -> float:
     return sum(sum(own) / len(own) for own in by_group.values()) / len(by_group)
 
 
-def _average(found: Sequence[Compared], within: Mapping[str, Mapping[str, str]]) -> Compared | None:
+def _average(found: Sequence[Compared], within: Mapping[str, Mapping[str, str]]) -> tuple[Compared | None, set[str]]:
+    """And the tasks that it is of."""
+
     def over(figures: Mapping[str, tuple[float, float, float]]) -> Mapping[str, Any]:
         absent = {name: {"status": "not shared", **place} for name, place in within.items()}
         return suite_average(
@@ -164,9 +171,12 @@ def _average(found: Sequence[Compared], within: Mapping[str, Mapping[str, str]])
 
     total = over({one.task: (one.difference, one.low, one.high) for one in found})
     if total["mean"] is None:
-        return None
+        return None, set()
+    # A part counts only in a whole component, which stands among the tasks by its outermost name.
+    place = {one.task: within.get(one.task, {"within": one.task})["within"] for one in found}
+    parts = {task for task, path in place.items() if path.split("/")[0] in total["tasks"]}
     drawn = over({one.task: (one.difference, *(one.bootstrap or (one.low, one.high))) for one in found})
-    return Compared(
+    whole = Compared(
         "average",
         over({one.task: (one.a, one.a, one.a) for one in found})["mean"],
         over({one.task: (one.b, one.b, one.b) for one in found})["mean"],
@@ -176,5 +186,6 @@ def _average(found: Sequence[Compared], within: Mapping[str, Mapping[str, str]])
         total["n"],
         minimum_detectable((total["high"] - total["low"]) / 2 / Z),
         (drawn["low"], drawn["high"]),
-        same_protocol=all(one.same_protocol for one in found),
+        same_protocol=all(one.same_protocol for one in found if one.task in parts),
     )
+    return whole, parts

@@ -94,6 +94,10 @@ class SlotCache(Cache):
                     stored[slots_S, :, :start] = self._prefix[layer][part]
         self.fresh = []
 
+    def keep(self, slots: int) -> None:
+        """No slot from ``slots`` on is used again: room that is made from now on is for those before it alone."""
+        self.slots = slots
+
     def copy(self, targets_S: torch.Tensor, sources_S: torch.Tensor, length: int) -> None:
         """Copies the first ``length`` positions of slots ``sources_S`` to slots ``targets_S``."""
         for layer in self._stored:
@@ -118,8 +122,10 @@ class SlotCache(Cache):
             self._stored[layer] = (self._grown(keys), self._grown(values))
 
     def _grown(self, stored: torch.Tensor) -> torch.Tensor:
-        grown = self._new_room(stored)
-        grown[:, :, : stored.shape[2]] = stored
+        _, heads, held, dimension = stored.shape
+        grown = stored.new_empty(self.slots, heads, self.room, dimension)
+        grown[:, :, :held] = stored[: self.slots]
+        grown[:, :, held:] = 0
         return grown
 
     def _new_room(self, like: torch.Tensor) -> torch.Tensor:

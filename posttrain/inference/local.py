@@ -22,6 +22,7 @@ from posttrain.models.backbone import full_precision, hidden_states
 
 # Positions (padding included) in one forward over whole prompts or sequences: enough to keep any device busy.
 _PREFILL_POSITIONS = 8192
+_PADDING = 128  # positions of padding in one forward that cost less than a forward more
 _SCORED_LEAST = 16  # tokens that scored sequences must begin with in common for it to be computed once
 _SCORED_LOGITS = 2**24  # logits held at once while scoring: 64 MiB in fp32
 
@@ -396,18 +397,22 @@ def _close(holes: list[int], running: Slots, cache: SlotCache) -> None:
     if targets:
         cache.copy(torch.tensor(targets), torch.tensor(sources), int(running.cached[sources].max()))
         running.move(targets, sources)
+    cache.keep(count)
 
 
 def _groups(lengths: Sequence[int], positions: int, start: int = 0) -> Iterator[range]:
-    """Runs of consecutive rows (``lengths`` ascending) whose padded size stays within ``positions``; never empty.
+    """Runs of consecutive rows (``lengths`` ascending) whose padded size stays within ``positions``, an eighth of it
+    padding or `_PADDING`; never empty.
 
     ``start`` positions before each row are attended to but not computed, at an eighth of the cost.
     """
-    first = 0
+    first = own = 0
     for end, length in enumerate(lengths):
-        if end > first and (length + start // 8) * (end - first + 1) > positions:
+        padded = (length + start // 8) * (end - first + 1)
+        own += length + start // 8
+        if end > first and (padded > positions or padded - own > max(_PADDING, padded // 8)):
             yield range(first, end)
-            first = end
+            first, own = end, length + start // 8
     if first < len(lengths):
         yield range(first, len(lengths))
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from posttrain.evaluation.compare import Scored, compare
 from posttrain.evaluation.statistics import (
     Estimate,
     average,
@@ -222,3 +223,31 @@ def test_the_detectable_difference_is_found_four_times_of_five():
     effect = minimum_detectable(1.0)
     found = np.abs(rng.normal(effect, 1.0, 20000)) > stats.norm.ppf(0.975)
     assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def scored(label, tasks, records=()):
+    whole = {"status": "scored", "mean": 0.5, "low": 0.46, "high": 0.54, "n": 4, "format": "chat", "protocol_hash": "x"}
+    return Scored(label, {name: whole | more for name, more in tasks.items()}, list(records))
+
+
+def test_seeds_do_not_narrow_a_figure_of_all_instances():
+    records = [{"task": "alpaca_eval@paper", "id": str(i), "outcome": "scored", "score": i / 4} for i in range(4)]
+    runs = [scored(str(seed), {"alpaca_eval@paper": {}}, records) for seed in range(4)]
+    [one], _, _ = compare(runs[:1], runs[1:2])
+    [four], _, _ = compare(runs, runs)
+    assert four.high - four.low == pytest.approx(one.high - one.low)
+
+
+def test_a_part_of_a_component_that_is_not_whole_is_named_as_outside_the_average():
+    a = scored("a", {"gsm8k@paper": {}, "xstest@paper": {"within": "safety"}, "harmbench@paper": {"within": "safety"}})
+    b = scored("b", {"gsm8k@paper": {}, "xstest@paper": {"within": "safety"}})
+    for one in (a, b):
+        one.records.extend(
+            {"task": task, "id": str(i), "outcome": "scored", "score": float(i % 2)}
+            for task in one.tasks
+            for i in range(4)
+        )
+    found, average, outside = compare([a], [b])
+    assert {one.task for one in found} == {"gsm8k@paper", "xstest@paper"}
+    assert average is not None and average.n == 4
+    assert outside == ["harmbench@paper", "xstest@paper"]
