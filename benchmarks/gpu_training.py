@@ -103,7 +103,7 @@ def ours(shape: str, attention: str, checkpointing: bool, compiled: bool) -> dic
     began = 0.0
     with tempfile.TemporaryDirectory() as scratch:
         ids = [str(window) for window in range(len(rows))]
-        loop = TrainingLoop(model, plan, settings, ids=ids, checkpoints=Path(scratch), progress=Silent())
+        loop = TrainingLoop(model, plan, settings, "cuda", ids=ids, checkpoints=Path(scratch), progress=Silent())
         for step in loop.steps("training"):
             if loop.step == UNTIMED:
                 torch.cuda.synchronize()

@@ -173,7 +173,7 @@ def _asked(given: str, name: str) -> Any:
     import os
 
     from posttrain.errors import PosttrainError
-    from posttrain.recipe.schema import Endpoint
+    from posttrain.recipe.data_settings import Endpoint
 
     if not given.startswith(("http://", "https://")):
         return given

@@ -61,7 +61,7 @@ def _estimate(settings: Any, args: argparse.Namespace) -> list[str]:
     from posttrain.errors import PosttrainError
     from posttrain.inference.budget import Price
     from posttrain.preferences.estimate import Lengths, Model, estimate
-    from posttrain.recipe.schema import AspectJudge, PromptSelection
+    from posttrain.recipe.data_settings import AspectJudge, PromptSelection
     from posttrain.stages.chat_models import name_of, server
     from posttrain.stages.preferences import pool_of
 

@@ -38,7 +38,7 @@ def _estimate(wanted: Any, args: argparse.Namespace) -> list[str]:
     from posttrain.errors import PosttrainError
     from posttrain.inference.budget import Price
     from posttrain.preferences.estimate import Asked
-    from posttrain.recipe.schema import BestOf, Personas
+    from posttrain.recipe.data_settings import BestOf, Personas
     from posttrain.stages.chat_models import name_of, server
     from posttrain.synthesis.personas import calls_of
 

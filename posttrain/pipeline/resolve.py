@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 
 from posttrain.errors import PosttrainError
+from posttrain.pipeline.graph import Node
 from posttrain.recipe.references import stages_of
 from posttrain.recipe.schema import Recipe
 from posttrain.stages.base import Stage
@@ -26,6 +27,21 @@ def check(recipe: Recipe, names: Collection[str], load: Callable[[str], Stage]) 
         except PosttrainError as error:
             faults.append(f"stages.{name}: {error}")
         faults += _broken_seal(recipe, name)
+    if faults:
+        raise PosttrainError("\n".join(faults))
+
+
+def check_device(nodes: Collection[Node], device: str) -> None:
+    """Asks each stage that is to run whether it can on ``device``; faults are raised as `check` raises them."""
+    faults: list[str] = []
+    for node in nodes:
+        own_check = getattr(node.stage, "check_device", None)
+        if node.artifact is not None or own_check is None:
+            continue
+        try:
+            own_check(node.settings, device)
+        except PosttrainError as error:
+            faults.append(f"stages.{node.name}: {error}")
     if faults:
         raise PosttrainError("\n".join(faults))
 

@@ -17,7 +17,7 @@ from posttrain.pipeline.failures import explained
 from posttrain.pipeline.graph import Node, plan, wanted
 from posttrain.pipeline.launch import Crew, Shared, crew, local_ranks, scratch_output
 from posttrain.pipeline.progress import Display, Silent, display, duration
-from posttrain.pipeline.resolve import check
+from posttrain.pipeline.resolve import check, check_device
 from posttrain.recipe.schema import Recipe
 from posttrain.stages import load_stage
 from posttrain.stages.base import Stage, StageContext
@@ -66,6 +66,7 @@ def run_recipe(
     shown = progress or display()
     nodes, store = plan_recipe(recipe, runs=runs, until=until, stages=stages)
     device, threads = device_of(recipe), threads_of(recipe)
+    check_device(nodes, device)  # not when it is planned: that may be on another machine
     _set_threads(threads)
     finished: dict[str, Finished] = {}
     for number, node in enumerate(nodes, 1):

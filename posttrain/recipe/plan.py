@@ -118,7 +118,7 @@ def plan(
             continue
         tokens = None
         if getattr(settings, "tokens_of", ()):
-            tokens = _tokens_of(settings.tokens_of, planned)
+            tokens = _tokens_of(recipe, settings.tokens_of, planned)
         made = _stage(recipe, name, settings, on, config_of, rows_of, efficiency, tokens)
         refused = _refused(settings, made.gpus)
         if refused or made.memory > on.memory * USABLE:
@@ -127,12 +127,24 @@ def plan(
     return planned
 
 
-def _tokens_of(references: Collection[str], planned: Collection[StagePlan]) -> int:
-    """What those stages train on."""
-    found = {f"stage:{stage.name}": stage.tokens for stage in planned}
+def _tokens_of(recipe: Recipe, references: Collection[str], planned: Collection[StagePlan]) -> int:
+    """At most what those stages learn from, over their epochs: of RLVR the responses, of others prompts as well.
+
+    SFT then reads as many tokens of its own responses, and their prompts beside them, which nothing here can count.
+    """
+    found = {}
+    for stage in planned:
+        settings: Any = recipe.stages[stage.name]
+        learned = stage.episodes * _response(settings) * settings.epochs if stage.kind == "rlvr" else stage.tokens
+        found[f"stage:{stage.name}"] = learned
     for unknown in set(references) - set(found):
         raise PosttrainError(f"tokens_of: {unknown} is no stage that has a plan.")
     return sum(found[reference] for reference in references)
+
+
+def _response(settings: Any) -> int:
+    """Tokens of an RLVR stage's response."""
+    return min(known()["tokens"]["response"], settings.max_response_tokens)
 
 
 def _needs_one(settings: Any) -> list[str]:
@@ -228,7 +240,7 @@ def _stage(
     held = [(shape, True)]
     if settings.kind == "rlvr":
         episodes = settings.steps * settings.prompts_per_step * settings.samples_per_prompt
-        response = min(per_row["response"], settings.max_response_tokens)
+        response = _response(settings)
         tokens = episodes * (min(per_row["verifiable"], settings.max_prompt_tokens) + response)
         forward = 2 * P * (2 if settings.beta else 1)
         learn = trained * P * settings.epochs

@@ -66,7 +66,8 @@ def _front(base: str, made: Mapping[str, Any]) -> str:
 
 
 def _on_hub(reference: str) -> bool:
-    return looks_like_hub_id(reference) and not reference.endswith(FILES)
+    local = reference.endswith(FILES) or Path(reference).expanduser().exists()  # a run would take that first
+    return looks_like_hub_id(reference) and not local
 
 
 def _shown(reference: str) -> str:

@@ -47,9 +47,9 @@ class Curve:
 
     @property
     def path(self) -> str:
-        left, right = self.points[0][0], self.points[-1][0]
-        across, up = WIDTH / (right - left or 1), HEIGHT / (self.high - self.low or 1)
-        return "M" + "L".join(f"{(x - left) * across:.1f},{HEIGHT - (y - self.low) * up:.1f}" for x, y in self.drawn)
+        left, right, low = self.points[0][0], self.points[-1][0], self.low
+        across, up = WIDTH / (right - left or 1), HEIGHT / (self.high - low or 1)
+        return "M" + "L".join(f"{(x - left) * across:.1f},{HEIGHT - (y - low) * up:.1f}" for x, y in self.drawn)
 
     @property
     def drawn(self) -> Sequence[tuple[float, float]]:

@@ -70,7 +70,8 @@ class Stage(Protocol):
     """A module of this package: ``VERSION`` (raised by hand when output may change) and ``run``.
 
     ``run`` returns ``{"rows": {...}, "metrics": {...}}`` for the manifest. A module may also hold ``check(settings)``,
-    called before anything of the recipe runs; it raises PosttrainError for a name that nothing answers to; and
+    called before anything of the recipe runs; it raises PosttrainError for a name that nothing answers to;
+    ``check_device(settings, device)``, called then too, for what cannot run on this machine's; and
     ``publish(artifact, recipe)``, called after every run of the recipe, which writes the artifact's readable form to
     the top of the recipe's folder and returns its path. ``RANKS = True`` says that under torchrun every rank runs it,
     together; any other stage is run by the first rank alone.

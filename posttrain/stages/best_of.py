@@ -19,7 +19,7 @@ from posttrain.models.load import load_tokenizer
 from posttrain.preferences.aspect_judge import JudgeOptions, judge_by_aspects
 from posttrain.preferences.judge import Candidate, judge_by_rules
 from posttrain.preferences.pool import Member
-from posttrain.recipe.schema import BestOf
+from posttrain.recipe.data_settings import BestOf
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import counted, open_model
 from posttrain.stages.prompt_rows import read_prompts

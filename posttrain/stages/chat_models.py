@@ -18,7 +18,7 @@ from posttrain.inference.journal import Journal, ask, stored_answer, stream
 from posttrain.inference.openai import EndpointDown, OpenAIEndpoint, Server
 from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import ChatAnswer, ChatFailure, ChatRequest
-from posttrain.recipe.schema import Endpoint, ModelOptions
+from posttrain.recipe.data_settings import Endpoint, ModelOptions
 from posttrain.stages.base import Progress, StageContext
 
 Answer = ChatAnswer | ChatFailure

@@ -19,7 +19,7 @@ from posttrain.data.sources import find_source
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.judges import JUDGES
 from posttrain.inference.protocols import ChatAnswer, ChatRequest, SamplingParameters
-from posttrain.recipe.schema import Completions, Safety
+from posttrain.recipe.data_settings import Completions, Safety
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import ChatModel, counted, name_of, open_model
 from posttrain.stages.prompt_rows import records_in

@@ -11,7 +11,7 @@ from posttrain.evaluation.run import SCORES, Limits, identity, journal_file, sco
 from posttrain.evaluation.sealed import check_seal, record_unsealing, run_folder
 from posttrain.evaluation.suites import select
 from posttrain.inference.openai import Server
-from posttrain.recipe.schema import Endpoint
+from posttrain.recipe.data_settings import Endpoint
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import name_of, open_model, server
 

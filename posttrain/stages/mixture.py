@@ -32,7 +32,7 @@ from posttrain.decontamination.profiles import PROFILES
 from posttrain.decontamination.report import decide, find_overlaps
 from posttrain.errors import PosttrainError
 from posttrain.models.load import load_tokenizer
-from posttrain.recipe.schema import Decontamination, Mixture, MixtureStatistics, Source
+from posttrain.recipe.data_settings import Decontamination, Mixture, MixtureStatistics, Source
 from posttrain.recipe.tables import licence_of
 from posttrain.stages.base import StageContext
 from posttrain.stages.suite_items import suite_items

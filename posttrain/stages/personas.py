@@ -14,7 +14,7 @@ from posttrain.data.rejects import Rejects
 from posttrain.decontamination.near_duplicates import near_duplicates
 from posttrain.errors import PosttrainError
 from posttrain.inference.protocols import SamplingParameters
-from posttrain.recipe.schema import Personas
+from posttrain.recipe.data_settings import Personas
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import counted, name_of, open_model
 from posttrain.stages.prompt_rows import records_in

@@ -36,7 +36,7 @@ from posttrain.preferences.paper_pool import POOLS
 from posttrain.preferences.parts import Part, Taken, fingerprint, gather
 from posttrain.preferences.pool import Draw, Member, check_pool, draw_members
 from posttrain.preferences.prompts import Tokenization, estimated, select_prompts
-from posttrain.recipe.schema import AspectJudge, Endpoint, NamedPool, PoolMember, Preferences, PromptSelection
+from posttrain.recipe.data_settings import AspectJudge, Endpoint, NamedPool, PoolMember, Preferences, PromptSelection
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import Remote, at_once, name_of, open_model
 from posttrain.stages.prompt_rows import read_prompts

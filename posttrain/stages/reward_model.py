@@ -67,7 +67,9 @@ def run(context: StageContext) -> dict[str, Any]:
         (epoch_order(len(training), context.seed, epoch) for epoch in range(settings.epochs)), settings.batch_size
     )
     ids = [pair.id for pair in training]
-    loop = TrainingLoop(scorer, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
+    loop = TrainingLoop(
+        scorer, plan, settings, context.device, ids=ids, checkpoints=context.checkpoints, progress=context.progress
+    )
     for step_pairs in loop.steps(f"training {context.name}"):
         denominator = len(step_pairs)
         sums = torch.zeros(3, device=context.device)

@@ -59,7 +59,9 @@ def run(context: StageContext) -> dict[str, Any]:
 
     loss_sum = sequence_mean_loss_sum if settings.loss == "mean_of_means" else token_loss_sum
     ids = [row.id for row in rows]
-    loop = TrainingLoop(model, plan, settings, ids=ids, checkpoints=context.checkpoints, progress=context.progress)
+    loop = TrainingLoop(
+        model, plan, settings, context.device, ids=ids, checkpoints=context.checkpoints, progress=context.progress
+    )
     for step_rows in loop.steps(f"training {context.name}"):
         tokens = sum(tokens_of_row[row] for row in step_rows)
         denominator = tokens if settings.loss == "token" else len(step_rows)

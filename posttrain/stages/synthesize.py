@@ -6,7 +6,7 @@ from posttrain.data.readers import write_rows
 from posttrain.data.rows import Conversation, VerifiablePrompt
 from posttrain.nano.tasks import TASKS, Task, items
 from posttrain.nano.world import Item
-from posttrain.recipe.schema import BestOf, Completions, Personas, Safety
+from posttrain.recipe.data_settings import BestOf, Completions, Personas, Safety
 from posttrain.stages import best_of, completions, personas
 from posttrain.stages.base import StageContext
 

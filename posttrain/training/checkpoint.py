@@ -23,10 +23,12 @@ from posttrain.artifacts.atomic import fsync_folder, writing
 from posttrain.errors import PosttrainError
 from posttrain.models.ranks import rank, world_size
 from posttrain.training.optimizer import prepare_moments
-from posttrain.training.sharding import wait_for_ranks
+from posttrain.training.sharding import on_any_rank, wait_for_ranks
 
 KEPT = 2
 EXTRA = "extra.pt"  # in a folder: the step and what is no module or optimizer
+# In the RuntimeErrors that torch.load raises for a file that is cut short or overwritten.
+TORN = ("PytorchStreamReader", "legacy .tar format", "corrupt")
 
 
 def save_checkpoint(
@@ -185,21 +187,34 @@ def load_latest(
 ) -> tuple[int, dict[str, Any]] | None:
     """Restores the newest readable checkpoint in place; returns (step, extra), or None when there is none.
 
-    A damaged one is set aside (``damaged-step-…``) with a warning, for the one before it. The thread count is set as it
-    was. Raises PosttrainError when the checkpoint is of another model, and when the only one is damaged, as half of it
-    may stand in the model by then.
+    One that is damaged, as any rank sees it, is set aside (``damaged-step-…``) with a warning, for the one before it;
+    anything else that ends the reading (no memory, a rank lost, Ctrl-C) is raised and leaves it alone. The thread count
+    is set as it was. Raises PosttrainError when the checkpoint is of another model, and when the only one is damaged,
+    as half of it may stand in the model by then.
     """
     damaged = None
     for path in reversed(checkpoints(folder)):
+        state: dict[str, Any] = {}
+        index: dcp.Metadata | None = None
+        reason: BaseException | None = None
         try:
             state = torch.load(path / EXTRA if path.is_dir() else path, map_location="cpu", weights_only=True)
             if path.is_dir():
-                _restore_together(path, modules, optimizers)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, dcp.CheckpointException) as reason:
+                index = dcp.FileSystemReader(path).read_metadata()
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = _damage(error)
+        readable = not on_any_rank(reason is not None)
+        if readable and index is not None:
+            try:
+                _restore_together(path, index, modules, optimizers)
+            except dcp.CheckpointException as error:  # the same on every rank
+                reason, readable = _damage(error), False
+        if not readable:
+            reason = reason or PosttrainError("another rank cannot read it")
             warnings.warn(f"the checkpoint {path} is damaged ({reason}); the one before it is used", stacklevel=2)
             damaged = _set_aside(path)
             continue
-        if not path.is_dir():
+        if index is None:
             _restore(path, state, modules, optimizers)
             torch.set_num_threads(state["threads"])
         torch.set_rng_state(state["random_state"])
@@ -209,6 +224,16 @@ def load_latest(
             f"{damaged}: the only checkpoint cannot be read. Run the same command again to begin at the first step"
         )
     return None
+
+
+def _damage(error: BaseException) -> BaseException:
+    """What tells that the file's own bytes cannot be read; raises what went wrong otherwise, on whichever rank."""
+    failures = [of for of, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
+    for failure in failures:
+        torn = isinstance(failure, RuntimeError) and any(words in str(failure) for words in TORN)
+        if not torn and not isinstance(failure, OSError | EOFError | pickle.UnpicklingError):
+            raise failure
+    return failures[0]
 
 
 def _set_aside(path: Path) -> Path:
@@ -267,9 +292,8 @@ def _spread_like(live: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(whole.to(live.device), live.device_mesh, live.placements, src_data_rank=None)
 
 
-def _restore_together(path: Path, modules: Mapping, optimizers: Mapping) -> None:
-    state, reader = _sharded_state(modules, optimizers), dcp.FileSystemReader(path)
-    stored = reader.read_metadata().state_dict_metadata
+def _restore_together(path: Path, index: dcp.Metadata, modules: Mapping, optimizers: Mapping) -> None:
+    state, stored = _sharded_state(modules, optimizers), index.state_dict_metadata
     for module, live in state.items():
         for name, tensor in live["module"].items():
             size = getattr(stored.get(f"{module}.module.{name}"), "size", None)
@@ -278,4 +302,5 @@ def _restore_together(path: Path, modules: Mapping, optimizers: Mapping) -> None
                     f"{path} is a checkpoint of another model: {name} is {size} there, {tensor.shape} here. "
                     "Remove its folder"
                 )
+    reader = dcp.FileSystemReader(path)
     dcp.load(state, storage_reader=reader, no_dist=world_size() == 1)  # into the live tensors, in place

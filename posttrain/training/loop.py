@@ -75,12 +75,13 @@ class _Step:
     figures: Mapping[str, torch.Tensor | float]
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """As JSON can hold it."""
     return value if math.isfinite(value) else None
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU that the model is on, else of the process."""
+    """Bytes: of a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -98,11 +99,13 @@ class TrainingLoop:
         model: nn.Module,
         plan: Sequence[Sequence[int]],
         settings: OptimizerSettings,
+        device: str,
         *,
         ids: Sequence[str],
         checkpoints: str | os.PathLike,
         progress: Progress,
     ):
+        """``device``: of the arithmetic; the weights may rest elsewhere (``cpu_offload``)."""
         self.model, self.plan, self.settings, self.progress = model, plan, settings, progress
         self.ids = ids  # of the rows that the plan numbers
         self.checkpoints = Path(checkpoints)
@@ -126,10 +129,10 @@ class TrainingLoop:
         self.skipped: int = kept["skipped"]  # steps whose gradient was not finite
         self._in_a_row: int = kept["in_a_row"]
         self._pending: _Step | None = None
-        # In main memory gradients that come and go between activations leave it full of holes, a quarter of the peak.
-        self._device = next(model.parameters()).device
+        self._device = torch.device(device)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)  # another stage of this process may have had more
+        # In main memory gradients that come and go between activations leave it full of holes, a quarter of the peak.
         self._keeps_gradients = world_size() == 1 and self._device.type != "cuda"
         self._rows_before = [0, *accumulate(len(rows) for rows in plan)]  # by steps done
         self._peak = peak_flops() if self._device.type == "cuda" else None
@@ -190,13 +193,13 @@ class TrainingLoop:
         if step is None:
             return
         grad_norm = float(step.grad_norm)
-        figures = {name: _finite(float(value)) for name, value in step.figures.items()}
+        figures = {name: finite(float(value)) for name, value in step.figures.items()}
         if self.log:
             self.log.append(
                 self.step,
                 **figures,
                 learning_rate=step.learning_rate,
-                grad_norm=_finite(grad_norm),
+                grad_norm=finite(grad_norm),
                 trained_tokens=step.tokens,
                 tokens_per_second=round(step.tokens / step.seconds, 1),
                 input_tokens_per_second=round(sum(step.lengths) / step.seconds, 1),

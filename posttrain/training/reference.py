@@ -1,5 +1,6 @@
 """Reference log-probabilities: computed once by the initial policy, kept on disk as they come, never again."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import JsonlAppender, read_jsonl
 from posttrain.models.ranks import rank, world_size
-from posttrain.training.loop import Progress
+from posttrain.training.loop import Progress, finite
 from posttrain.training.sharding import largest_over_ranks, summed_over_ranks, wait_for_ranks
 
 SIDES = ("chosen", "rejected")
@@ -26,7 +27,8 @@ def cached_reference(
 
     ``share``: this rank's micro-batches of pairs; ``score(n)`` is of the n-th, and every rank calls it together for the
     same ones. Each is kept when it is made, so that a run that is killed goes on from there, and all of them in
-    reference.safetensors. Call it BEFORE a checkpoint is loaded: ``score`` then always sees the initial policy.
+    reference.safetensors; one that is not finite is NaN, and the loop skips its step. Call it BEFORE a checkpoint is
+    loaded: ``score`` then always sees the initial policy.
     """
     path = folder / "reference.safetensors"
     if not path.exists():
@@ -38,14 +40,15 @@ def cached_reference(
             total = sum(map(len, share))
             progress.start("reference log-probabilities", total, "pairs", done=sum(map(len, share[:done])))
             for n, group in enumerate(share[done:], done):
-                values = {side: of_side.tolist() for side, of_side in zip(SIDES, score(n), strict=True)}
+                values = {s: [finite(x) for x in of_side.tolist()] for s, of_side in zip(SIDES, score(n), strict=True)}
                 known[tuple(group)] = values
                 kept.append({"pairs": group, **values})
                 progress.advance(len(group))
         found = {side: torch.zeros(pairs) for side in SIDES}
         for group in share:
             for side in SIDES:
-                found[side][group] = torch.tensor(known[tuple(group)][side])
+                values = [math.nan if value is None else value for value in known[tuple(group)][side]]
+                found[side][group] = torch.tensor(values)
         whole = {side: torch.as_tensor(t, dtype=torch.float32) for side, t in summed_over_ranks(found).items()}
         if rank() == 0:
             write_bytes(path, safetensors.torch.save({side: t.contiguous() for side, t in whole.items()}))

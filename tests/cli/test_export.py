@@ -140,6 +140,18 @@ def test_a_card_names_the_model_that_training_began_with_and_no_path_of_this_mac
     assert "Yi-34B" not in card
 
 
+def test_a_local_folder_whose_name_looks_like_a_hub_id_is_not_told_as_somebody_elses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models/my-base", "sets/my-rows"):
+        (tmp_path / folder).mkdir(parents=True)
+    mixture = artifact(tmp_path / "run", "mixture", "mixture")
+    write_json(mixture / "mixture.json", {"sources": [{"source": "sets/my-rows", "used": 3}]})
+    about = {"seed": 1, "settings": {"model": "models/my-base"}}
+    card = model_card("lamp-1", artifact(tmp_path / "run", "sft", "sft", inputs=("mixture",), **about), "Tests.")
+    assert "base_model" not in card and "datasets" not in card
+    assert "from my-base." in card and "| my-rows |" in card and "models/" not in card
+
+
 def test_the_index_of_several_files_tells_the_bytes_that_are_there(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(BASE_MODEL, folder)

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from posttrain.errors import PosttrainError
-from posttrain.pipeline.runner import plan_recipe
+from posttrain.pipeline.progress import Silent
+from posttrain.pipeline.runner import plan_recipe, run_recipe
 from posttrain.recipe.faults import KINDS
 from posttrain.stages import MODULES
 from tests.pipeline.fakes import Fakes, recipe
@@ -46,6 +47,20 @@ def test_every_fault_is_told_before_anything_runs(tmp_path):
     assert "stages.sft: no such verifier" in told
     assert "stages.unseen" in told and "stages.development" in told and "nano_facts" in told
     assert fakes.ran == []
+
+
+def test_what_cannot_run_on_this_device_is_told_before_anything_runs_and_can_be_planned(tmp_path):
+    def refuse(settings, device):
+        raise PosttrainError(f"not on a {device}")
+
+    fakes = Fakes()
+    table = fakes.table | {"sft": SimpleNamespace(VERSION=1, run=fakes.run, check_device=refuse)}
+    with pytest.raises(PosttrainError, match="stages.sft: not on a cpu"):
+        run_recipe(recipe(), runs=tmp_path, stages=table, progress=Silent())
+    assert fakes.ran == []
+    plan(tmp_path, {}, table)  # perhaps for another machine
+    run_recipe(recipe(), runs=tmp_path, stages=fakes.table, progress=Silent())
+    run_recipe(recipe(), runs=tmp_path, stages=table, progress=Silent())  # what is finished is not asked
 
 
 def test_a_missing_file_is_told_before_anything_runs(tmp_path):

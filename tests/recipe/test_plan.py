@@ -167,6 +167,16 @@ def test_sft_for_as_many_tokens_as_another_stage_takes_those():
     assert first.tokens == second.tokens
 
 
+def test_sft_for_as_many_tokens_as_rlvr_counts_responses_in_every_epoch():
+    rlvr = {"kind": "rlvr", "data": "a/b", "algorithm": "grpo", "steps": 10, "prompts_per_step": 8, "epochs": 3}
+    stages = {
+        "rlvr": {**rlvr, "samples_per_prompt": 4, "max_response_tokens": 100, **LLAMA},
+        "sft": {"kind": "sft", "data": "a/b", "tokens_of": ["stage:rlvr"], **LLAMA},
+    }
+    _, sft = plan(Recipe.model_validate({"name": "x", "stages": stages}), machine("8xH100"), lambda reference: None)
+    assert sft.tokens == 10 * 8 * 4 * 100 * 3
+
+
 @pytest.mark.parametrize(("name", "gpus"), [("tulu3-1b-1gpu", "RTX4090"), ("tulu3-8b-node", "8xH100")])
 def test_recipes_that_name_their_machine_train_on_it(name, gpus):
     for stage in planned(name, gpus).values():

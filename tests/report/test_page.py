@@ -110,6 +110,20 @@ def test_a_folder_without_a_report_is_named(tmp_path):
         write_page(tmp_path)
 
 
+def test_a_path_reads_the_points_a_few_times_however_many_are_drawn():
+    class Counted(tuple):
+        reads = 0
+
+        def __iter__(self):
+            Counted.reads += 1
+            return super().__iter__()
+
+    curve = Curve("loss", Counted((float(n), float(n % 7)) for n in range(POINTS)))
+    path = curve.path
+    assert path.startswith("M0.0,96.0L") and path.count("L") == POINTS - 1
+    assert Counted.reads <= 3  # the least, the greatest, each point drawn
+
+
 def test_a_long_curve_keeps_its_ends_and_every_spike(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     steps = range(1, 50 * POINTS + 1)

@@ -129,3 +129,19 @@ def test_pairs_that_do_not_fit_together_are_split_and_learn_the_same(run_stage, 
         assert split["metrics"] == pytest.approx(whole["metrics"], rel=1e-4)
     with pytest.raises(PosttrainError, match="raise micro_batch_tokens"):
         run_stage(dpo, settings(micro_batch_tokens=43), "refused")
+
+
+def test_a_pair_whose_reference_is_not_finite_costs_its_steps_and_no_more(run_stage, settings, monkeypatch):
+    mean, spoiled = dpo.response_mean, []
+
+    def first_is_bad(*arguments):
+        logp_R = mean(*arguments)
+        if not spoiled:
+            spoiled.append(True)
+            logp_R[0] = -math.inf
+        return logp_R
+
+    monkeypatch.setattr(dpo, "response_mean", first_is_bad)
+    result, output, _ = run_stage(dpo, settings())
+    assert result["metrics"]["skipped_steps"] == 2  # one in each epoch
+    assert len(list(output.glob("not-finite-*.json"))) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.data.readers import read_rows
 from posttrain.errors import PosttrainError
-from posttrain.recipe.schema import PoolMember, Preferences
+from posttrain.recipe.data_settings import PoolMember, Preferences
 from posttrain.stages import chat_models, preferences
 
 

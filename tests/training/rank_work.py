@@ -1,12 +1,13 @@
 """Work for processes that share a model by gloo, and the way to start them: fresh ones, nothing is forked midway."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,16 @@ def failing_save(model: Any, folder: Path, file_bytes: int) -> tuple[str, list[s
 
 
 def damaged_saves(model: Any, folder: Path) -> tuple[list[Any], list[str]]:
-    """What is read when the newest of two is damaged, after its step is saved again, and when the only one is."""
+    """What is read when one rank cannot read the newest of two, when none can, after its step is saved again, and when
+    none can read the only one."""
     shard(model, data_mesh("cpu"))
     state: dict[str, Any] = dict(modules={"model": model}, optimizers={"model": build_adamw(model.parameters(), 1e-3)})
     for step in (1, 2):
         save_checkpoint(folder, step, **state)
+    found: list[Any] = [_loaded_without_one_rank(folder, state)]
+    save_checkpoint(folder, 2, **state)
     _damage(folder / "step-00000002")
-    found: list[Any] = [load_latest(folder, **state)]
+    found.append(load_latest(folder, **state))
     save_checkpoint(folder, 2, **state)
     found.append(load_latest(folder, **state))
     left = [path.name for path in checkpoints(folder)]
@@ -188,6 +192,18 @@ def damaged_saves(model: Any, folder: Path) -> tuple[list[Any], list[str]]:
         found.append(str(error))
     wait_for_ranks()
     return [*found, load_latest(folder, **state)], left
+
+
+def _loaded_without_one_rank(folder: Path, state: Mapping[str, Any]) -> Any:
+    load = torch.load
+
+    def fails(*_, **__):
+        torch.load = load
+        raise OSError(errno.EIO, "Input/output error")
+
+    if rank() == 1:
+        torch.load = fails
+    return load_latest(folder, **state)
 
 
 def _damage(saved: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from posttrain.errors import PosttrainError
 from posttrain.training.checkpoint import CheckpointWriter, checkpoints, load_latest, save_checkpoint
@@ -49,11 +50,15 @@ def test_only_the_last_two_are_kept_and_the_newest_is_read(tmp_path):
     assert load_latest(tmp_path / "absent", modules={"m": module}, optimizers={"o": optimizer}) is None
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path):
+@pytest.mark.parametrize("damaged", [lambda whole: whole[:-200], lambda whole: whole[:20], lambda whole: b""])
+@pytest.mark.parametrize("filled", [lambda part, whole: part, lambda part, whole: part.ljust(len(whole), b"\0")])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damaged, filled):
+    """Cut short, and with zeros in place of what is lost, as a power cut leaves files."""
     module, optimizer = trained(0, 1)
     for step in (5, 10):
         last = save_checkpoint(tmp_path, step, modules={"m": module}, optimizers={"o": optimizer})
-    last.write_bytes(last.read_bytes()[:-200])
+    whole = last.read_bytes()
+    last.write_bytes(filled(damaged(whole), whole))
     with pytest.warns(UserWarning, match="damaged"):
         assert load_latest(tmp_path, modules={"m": module}, optimizers={"o": optimizer}) == (5, {})
 
@@ -168,3 +173,64 @@ def test_a_write_that_failed_behind_the_training_is_told_at_the_next(tmp_path, m
         writer.begin(15, **state)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005.pt"]
+
+
+def folder_of_ranks(folder, step, module, optimizer):
+    """A checkpoint as ranks write it, by one process."""
+    state = {name: dict(optimizer.state[parameter]) for name, parameter in module.named_parameters()}
+    saved, target = {"m": {"module": module.state_dict(), "optimizer": state}}, folder / f"step-{step:08d}"
+    dcp.save(saved, storage_writer=dcp.FileSystemWriter(target), no_dist=True)
+    torch.save({"step": step, "extra": {}, "random_state": torch.get_rng_state(), "threads": 1}, target / "extra.pt")
+    return target
+
+
+def shards(folder):
+    (found,) = folder.glob("*.distcp")
+    return found
+
+
+@pytest.mark.parametrize("keeps", [0, 0.3, 0.97])
+@pytest.mark.parametrize("part", [shards, lambda folder: folder / "extra.pt", lambda folder: folder / ".metadata"])
+def test_a_folder_of_which_a_part_is_cut_short_is_set_aside(tmp_path, part, keeps):
+    module, optimizer = trained(0, 1)
+    live: dict[str, Any] = dict(modules={"m": module}, optimizers={"m": optimizer})
+    last = [folder_of_ranks(tmp_path, step, module, optimizer) for step in (5, 10)][-1]
+    damaged = part(last)
+    damaged.write_bytes(damaged.read_bytes()[: int(keeps * damaged.stat().st_size)])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_latest(tmp_path, **live) == (5, {})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000005"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4321"),
+        KeyboardInterrupt(),
+    ],
+    ids=["no memory", "no GPU memory", "a lost rank", "Ctrl-C"],
+)
+@pytest.mark.parametrize("where", ["file", "extra.pt", "shards", "between ranks"])
+def test_what_is_no_damage_leaves_the_checkpoint_alone(tmp_path, monkeypatch, where, reason):
+    module, optimizer = trained(0, 1)
+    live: dict[str, Any] = dict(modules={"m": module}, optimizers={"m": optimizer})
+    if where == "file":
+        save_checkpoint(tmp_path, 10, **live)
+    else:
+        folder_of_ranks(tmp_path, 10, module, optimizer)
+    load, calls = torch.load, []
+
+    def fails(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == (2 if where == "shards" else 1):  # DCP reads with torch.load and wraps what it raises
+            raise reason
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(*((dcp, "load") if where == "between ranks" else (torch, "load")), fails)
+    with pytest.raises(type(reason)) as caught:
+        load_latest(tmp_path, **live)
+    assert caught.value is reason
+    monkeypatch.undo()
+    assert load_latest(tmp_path, **live) == (10, {})

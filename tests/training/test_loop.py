@@ -10,6 +10,7 @@ import torch
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.errors import PosttrainError
+from posttrain.training import loop as training_loop
 from posttrain.training.checkpoint import CheckpointWriter, checkpoints
 from posttrain.training.loop import TrainingLoop
 
@@ -24,12 +25,12 @@ SETTINGS = SimpleNamespace(
 QUIET = SimpleNamespace(start=lambda *_, **__: None, advance=lambda *_, **__: None, note=lambda _: None)
 
 
-def loop_of(folder, steps: int, checkpoint_every: int = 100) -> TrainingLoop:
+def loop_of(folder, steps: int, checkpoint_every: int = 100, device: str = "cpu") -> TrainingLoop:
     torch.manual_seed(0)
     settings = SimpleNamespace(**vars(SETTINGS), checkpoint_every=checkpoint_every)
     plan = [[i, i + 100] for i in range(steps)]
     ids = [f"row {i}" for i in range(200)]
-    return TrainingLoop(torch.nn.Linear(3, 2), plan, settings, ids=ids, checkpoints=folder, progress=QUIET)
+    return TrainingLoop(torch.nn.Linear(3, 2), plan, settings, device, ids=ids, checkpoints=folder, progress=QUIET)
 
 
 def train(loop: TrainingLoop, *, bad: tuple[int, ...] = (), after=lambda rows: None) -> torch.Tensor:
@@ -106,3 +107,13 @@ def test_a_sigterm_in_a_step_that_is_saved_anyway_saves_it_once(tmp_path, monkey
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert saved == [2, 4]
+
+
+def test_memory_and_peak_are_those_of_the_device_that_computes_wherever_the_weights_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**30)
+    monkeypatch.setattr(training_loop, "peak_flops", lambda: 1e12)
+    monkeypatch.setattr(training_loop, "training_flops", lambda model, lengths: 1e9)
+    train(loop_of(tmp_path, 2, device="cuda"))
+    for _, row in read_jsonl(tmp_path / "metrics.jsonl"):
+        assert row["memory_gib"] == 5 and row["mfu"] is not None

@@ -108,8 +108,8 @@ def test_a_full_disk_and_another_model_are_named_and_leave_the_last_checkpoint(t
 
 def test_ranks_set_a_damaged_checkpoint_aside_and_write_its_step_again(tmp_path, tiny_llama):
     found, left = on_ranks(2, tmp_path / "work", damaged_saves, tiny_llama(), tmp_path / "checkpoints")
-    assert found[:2] == [(1, {}), (2, {})] and left == ["step-00000001", "step-00000002"]
-    assert "damaged-step-00000002: the only checkpoint" in found[2] and found[3] is None
+    assert found[:3] == [(1, {}), (1, {}), (2, {})] and left == ["step-00000001", "step-00000002"]
+    assert "damaged-step-00000002: the only checkpoint" in found[3] and found[4] is None
 
 
 @pytest.mark.parametrize(("ranks", "replicas"), [(8, 3), (2, 4)])
