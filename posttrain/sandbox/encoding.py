@@ -45,7 +45,9 @@ def encode(value: Any, refer: Refer) -> Any:
     if type(value) in _AS_THEY_ARE_HERE:
         return value
     if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-        return encode(value.item(), refer)
+        plain = value.item()
+        if type(plain) is not type(value):  # as of a number that is longer than Python's
+            return encode(plain, refer)
     if isinstance(value, str):
         return value
     if isinstance(value, int):
