@@ -242,7 +242,7 @@ def _check_many(data: int) -> None:
     os._exit(0)
 
 
-def _descriptors() -> dict[int, tuple[int, ...]]:
+def _descriptors() -> dict[int, tuple[int, int, int]]:
     """The open ones, and which file each is."""
     found = {}
     for descriptor in range(resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
