@@ -10,6 +10,7 @@ import builtins
 import sys
 import types
 from itertools import islice
+from time import monotonic
 
 from posttrain.sandbox.encoding import Channel, EncodingError, decode, encode
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_ITEMS = 1_000_000  # that iterating over a reference gives
+EACH_SECONDS = 0.001  # after which answers to several calls at once are sent, one at least
 
 
 def load(source: str, name: str) -> dict[str, Any]:
@@ -81,9 +83,24 @@ def _perform(operation: str, given: list[Any], names: dict[str, Any]) -> Any:
             return target[key]
         case "length", target:
             return len(target)
+        case "each", function, list(calls):
+            return _each(function, calls)
         case "iterate", target:
             return list(islice(target, MAX_ITEMS))
     raise TypeError(f"no such operation: {operation}")
+
+
+def _each(function: Any, calls: list[Any]) -> tuple[list[Any], list[str] | None]:
+    """The answers to the first of the calls, and what the next one raised, if that is why there are no more."""
+    answers, until = [], monotonic() + EACH_SECONDS
+    for arguments in calls:
+        try:
+            answers.append(function(*arguments))
+        except BaseException as error:
+            return answers, _raised(error)["raised"]
+        if monotonic() > until:
+            break
+    return answers, None
 
 
 def _raised(error: BaseException) -> dict[str, list[str]]:

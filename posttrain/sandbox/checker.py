@@ -15,7 +15,7 @@ from posttrain.sandbox.encoding import Channel, EncodingError, decode, encode
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 # Names that tests apply to answers, and import nowhere: ours, unless nothing else could be what the program is asked
@@ -24,6 +24,9 @@ _STANDARD = {
     **dict.fromkeys(["Counter", "OrderedDict", "defaultdict"], "collections"),
     **dict.fromkeys(["ceil", "floor", "inf", "isclose", "nan", "pi", "sqrt"], "math"),
 }
+
+
+MOST_CALLS = 256  # that are asked at once
 
 
 class CandidateGone(BaseException):
@@ -130,6 +133,45 @@ class Reference:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._peer.ask("iterate", self))
+
+
+def each(function: Any, calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """``function(*arguments)`` of each in turn, for tests that compare many answers: several cross at once.
+
+    The candidate may be up to `MOST_CALLS` short calls ahead of what is compared.
+    """
+    if type(function) is not Reference:
+        yield from (function(*arguments) for arguments in calls)
+        return
+    peer, at, count = function._peer, 0, 1
+    while at < len(calls):
+        before = peer.uncrossed
+        asked = [list(arguments) for arguments in calls[at : at + count]]
+        try:
+            answers, raised = _answers(peer.ask("each", function, asked), len(asked))
+        except Uncrossable:
+            if count == 1:
+                raise
+            peer.uncrossed, count = before, 1  # too much at once, perhaps
+            continue
+        except ValueError:
+            peer.gone = "the program's answer cannot be read: not as many answers as calls"
+            raise CandidateGone(peer.gone) from None
+        yield from answers
+        if raised is not None:
+            raise _exception(*raised)
+        at += len(answers)
+        count = min(2 * count, MOST_CALLS) if len(answers) == len(asked) else max(1, len(answers))
+
+
+def _answers(message: Any, asked: int) -> tuple[list[Any], tuple[str, str] | None]:
+    """Raises ValueError for what no honest candidate sends."""
+    match message:
+        case (list(answers), None) if 1 <= len(answers) <= asked:
+            return answers, None
+        case (list(answers), [str(kind), str(text)]) if len(answers) < asked:
+            return answers, (kind, text)
+    raise ValueError
 
 
 def _number(value: Any) -> int:
