@@ -33,6 +33,8 @@ def serve(channel: Channel) -> None:
     """Receive the program, say how loading it went, then answer requests until the other end closes."""
     objects: list[Any] = []
 
+    find = objects.__getitem__
+
     def refer(value: Any) -> int:
         objects.append(value)
         return len(objects) - 1
@@ -49,7 +51,7 @@ def serve(channel: Channel) -> None:
         except EOFError:
             return
         try:
-            given = [decode(argument, lambda number: objects[number]) for argument in arguments]
+            given = [decode(argument, find) for argument in arguments]
             channel.send({"value": encode(_perform(operation, given, names), refer)})
         except EncodingError:
             channel.send({"raised": ["TypeError", "the value cannot leave the sandbox"]})
@@ -63,11 +65,10 @@ def run_main(source: str) -> None:
 
 
 def _perform(operation: str, given: list[Any], names: dict[str, Any]) -> Any:
+    if operation == "call":  # nearly all are
+        function, arguments, *keywords = given
+        return function(*arguments, **keywords[0]) if keywords else function(*arguments)
     match operation, *given:
-        case "call", function, list(arguments):
-            return function(*arguments)
-        case "call", function, list(arguments), dict(keywords):
-            return function(*arguments, **keywords)
         case "name", str(name):
             if name not in names:
                 raise NameError(name)

@@ -67,7 +67,8 @@ class Peer:
             raise CandidateGone(self.gone)
         try:
             try:
-                self.channel.send([operation, *[encode(argument, _number) for argument in arguments]])
+                given = [{"o": one._number} if type(one) is Reference else encode(one, _number) for one in arguments]
+                self.channel.send([operation, *given])
             except (EncodingError, RecursionError) as error:
                 defect = not self.answered or getattr(error, "written", False)
                 self.uncrossed = self.uncrossed or Uncrossable(str(error), defect)
@@ -78,13 +79,16 @@ class Peer:
             self.gone = "the program ended during a call"
             raise CandidateGone(self.gone) from None
 
+    def _refer(self, number: int) -> Reference:
+        return Reference(self, number)
+
     def answer(self) -> Any:
         """Receive the answer to what was asked last."""
         try:
             message = self.channel.receive()
+            if type(message) is dict and len(message) == 1 and "value" in message:
+                return decode(message["value"], self._refer)
             match message:
-                case {"value": value, **rest} if not rest:
-                    return decode(value, lambda number: Reference(self, number))
                 case {"raised": [str(kind), str(text)], **rest} if not rest:
                     raise _exception(kind, text)
             raise EncodingError("neither a value nor an exception")

@@ -14,6 +14,7 @@ import os
 import struct
 from array import array
 from binascii import a2b_base64, b2a_base64
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ _AS_THEY_ARE_HERE = frozenset((bool, str, type(None)))  # of any value
 _PACKED = range(1000, 2**20)  # lengths of lists; a longer one of short numbers may fit a message as text only
 _NUMBERS, _EXACT = ({float}, {float, int}), 2**53
 _SETS, _BYTES = (set, frozenset), (bytes, bytearray)
-_write, _read = json.JSONEncoder(check_circular=False).encode, json.JSONDecoder().raw_decode
+_read = json.JSONDecoder().raw_decode
+# json.JSONEncoder(check_circular=False).iterencode, made once and not for each message.
+_pieces = c_make_encoder(None, json.JSONEncoder().default, encode_basestring_ascii, None, ":", ",", False, False, True)
 
 
 class EncodingError(Exception):
@@ -45,7 +48,9 @@ def encode(value: Any, refer: Refer) -> Any:
     if type(value) in _AS_THEY_ARE_HERE:
         return value
     if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-        return encode(value.item(), refer)
+        plain = value.item()
+        if type(plain) is not type(value):  # as of a number that is longer than Python's
+            return encode(plain, refer)
     if isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -162,7 +167,7 @@ class Channel:
         """Raises EncodingError for a message over MAX_MESSAGE or nested too deep, OSError when the other end is
         closed."""
         try:
-            text = _write(message).encode()
+            text = "".join(_pieces(message, 0)).encode()
         except RecursionError:
             raise EncodingError("nested too deep") from None
         if len(text) > MAX_MESSAGE:

@@ -131,20 +131,27 @@ class _KeptTests:
 
     def __init__(self, key: object, control: socket.socket, ruler: _Jail):
         self.key, self.control, self.ruler, self.left = key, control, ruler, _KEPT_CHECKS
+        self.owed = False  # a program, since it said that it is ready
 
     def ready(self, until: float) -> bool:
-        """Whether it can take a program, once it has said so; it must then be given one."""
+        """Whether it can take a program, once it has said so; it must then be given one, or ended."""
+        if self.owed:
+            return False
+        self.owed = True
         try:
             return _readable(self.control, until) and self.control.recv(1) == PREPARED
         except OSError:
             return False
 
-    def check(self, verdicts: socket.socket, candidate: socket.socket) -> None:
+    def check(self, verdicts: socket.socket, candidate: socket.socket) -> bool:
+        """Whether it was there to be given a program: what it said may be all that is left of it."""
         self.left -= 1
         try:
             socket.send_fds(self.control, [b"c"], [verdicts.fileno(), candidate.fileno()])
         except OSError:
-            raise PosttrainError(_KILLED) from None
+            return False
+        self.owed = False
+        return True
 
     def end(self) -> None:
         """The zygote kills what has lost its ruler."""
@@ -170,6 +177,7 @@ class Sandbox:
         self._zygotes: list[_Zygote] = []  # one, or none
         self._kept: list[_KeptTests] = []  # one, or none
         self._tests: object = None  # the last that were run
+        self._not_kept: object = None  # the last that no checker could keep
         self._lock = Lock()
         weakref.finalize(self, _end_all, self._kept, self._zygotes)
 
@@ -210,23 +218,24 @@ class Sandbox:
         value: what a call does to its arguments is not seen by the tests.
         """
         request = {"setup": setup, "tests": list(tests), "calls": None if calls is None else list(calls)}
-        failed, until = (False,) * len(tests), monotonic() + seconds
+        failed = (False,) * len(tests)
         with self._lock, ExitStack() as stack:
             # Tests with a setup, and any at the second program in a row, are prepared to be kept for those after it.
             again, self._tests = bool(setup) or self._tests == (request, seconds), (request, seconds)
-            kept = self._keep(request, seconds, until) if again and not self._reason else None
+            kept = self._keep(request, seconds) if again and not self._reason else None
+            until = monotonic() + seconds  # the same for each program, whether or not tests were prepared before it
             ours, theirs = _pair(stack)
             verdicts, checkers = _pair(stack)
-            wanted = [("serve", seconds, [theirs])]
-            if kept is None:
-                wanted.append(("check", 2 * seconds, [checkers, ours]))
+            check = "check", 2 * seconds, [checkers, ours]
+            wanted = [("serve", seconds, [theirs]), *([check] if kept is None else [])]
             candidate, *checker = stack.enter_context(self._jails(*wanted))
             theirs.close()
             # Before the request: the checker writes there once it has that.
             if why := _try_send(ours, program):
                 return TestsResult(failed, "size", None, f"the program: {why}")
-            if kept is not None:
-                kept.check(checkers, ours)
+            if kept is not None and not kept.check(checkers, ours):
+                _end_all(self._kept)
+                kept, checker = None, stack.enter_context(self._jails(check))
             ours.close()
             checkers.close()
             if kept is None and (why := _try_send(verdicts, request)):
@@ -296,20 +305,25 @@ class Sandbox:
                 return b"".join(pieces), "output"
         return b"".join(pieces), "time"
 
-    def _keep(self, request: dict[str, Any], seconds: float, until: float) -> _KeptTests | None:
-        """The checker that keeps these tests, ready for a program; None where it cannot be had."""
-        if self._kept and self._kept[0].key == (request, seconds) and self._kept[0].left and self._kept[0].ready(until):
+    def _keep(self, request: dict[str, Any], seconds: float) -> _KeptTests | None:
+        """The checker that keeps these tests, ready for a program; None where it cannot be had. ``seconds`` are for
+        the preparation alone."""
+        key, until = (request, seconds), monotonic() + seconds
+        if self._kept and self._kept[0].key == key and self._kept[0].left and self._kept[0].ready(until):
             return self._kept[0]
         _end_all(self._kept)
+        if self._not_kept == key:
+            return None
         with ExitStack() as stack:
             ours, theirs = _pair(stack)
             jail = self._jail(stack, "check many", 2 * seconds, [theirs])
-            self._kept.append(_KeptTests((request, seconds), ours, jail))
+            self._kept.append(_KeptTests(key, ours, jail))
             stack.pop_all()
         theirs.close()
         if _try_send(ours, request) == "" and self._kept[0].ready(until):
             return self._kept[0]
         _end_all(self._kept)
+        self._not_kept = key
         return None
 
     @contextmanager
@@ -397,7 +411,7 @@ class Sandbox:
                     "OPENBLAS_NUM_THREADS": "1",
                     "OMP_NUM_THREADS": "1",
                     # Memory of freed texts and lists is used again: fetching it anew is a seventh of some tests' time.
-                    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+                    "MALLOC_MMAP_THRESHOLD_": str(2**25),
                     "MALLOC_TRIM_THRESHOLD_": str(2**30),
                 },
                 cwd="/",

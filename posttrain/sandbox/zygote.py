@@ -6,6 +6,7 @@ data reaches that process through descriptors that the zygote merely passes on.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import fcntl
 import gc
@@ -44,6 +45,7 @@ PRELOADED = (
     "string",
     "typing",
 )
+_SHARING = {"mmap", "multiprocessing"}  # modules that make memory which forks share
 
 
 def main(descriptor: int, isolated: bool, folders: list[str], packages: list[str]) -> None:
@@ -211,9 +213,13 @@ def _check(data: int, peer: int) -> None:
 def _check_many(data: int) -> None:
     """Prepare tests once; for each pair of descriptors received after that (verdict, candidate), fork and check.
 
-    Says PREPARED before each, unless the last left something for the next to find, a file or a process.
+    Says PREPARED before each, unless the setup or the last left something for the next to find: a file or a process,
+    or what forks share (an open file's position, a pipe, shared memory; a thread they would lack).
     """
+    before = _descriptors(), _SHARING & sys.modules.keys()
     tests = checker.Tests(Channel(data).receive())
+    if (_descriptors(), _SHARING & sys.modules.keys()) != before or _thread._count():
+        os._exit(0)
     control, scratch = socket.socket(fileno=data), os.open(".", os.O_RDONLY)
     gc.freeze()
     while not os.listdir(scratch) and _no_child():
@@ -234,6 +240,18 @@ def _check_many(data: int) -> None:
             os.close(one)
         os.waitpid(process, 0)
     os._exit(0)
+
+
+def _descriptors() -> dict[int, tuple[int, int, int]]:
+    """The open ones, and which file each is."""
+    found = {}
+    for descriptor in range(resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            file = os.fstat(descriptor)
+        except OSError:
+            continue
+        found[descriptor] = file.st_mode, file.st_dev, file.st_ino
+    return found
 
 
 def _no_child() -> bool:

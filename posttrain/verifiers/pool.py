@@ -151,15 +151,21 @@ class VerifierPool:
                 if len(self._workers) == self.size:
                     return
                 worker = self._start()
-            characters = 0
+            characters, labels = 0, {}
             share = min(BATCH_ITEMS, max(1, len(pending) // (16 * self.size)))  # less at the end: all end together
-            while pending and len(worker.batch) < share and characters < BATCH_CHARACTERS:
+            while pending and characters < BATCH_CHARACTERS:
+                _, response, label = items[pending[0]]
+                # Answers to one label stay together: what is prepared for it, such as tests, is prepared once.
+                if len(worker.batch) >= share and not (label in labels and share > 1):
+                    break
                 worker.batch.append(pending.popleft())
-                characters += len(items[worker.batch[-1]][1]) + len(items[worker.batch[-1]][2])
+                characters += len(response) + (0 if label in labels else len(label))
+                labels.setdefault(label, len(labels))
             worker.done = 0
             PROGRESS.pack_into(worker.progress, 0, -1, monotonic())
+            given = [(items[index][0], items[index][1], labels[items[index][2]]) for index in worker.batch]
             try:
-                worker.connection.send_bytes(dumps([items[index] for index in worker.batch]).encode())
+                worker.connection.send_bytes(dumps([list(labels), given]).encode())
             except OSError:
                 pass  # it died while idle or reading: _collect sees that at once
 
@@ -171,13 +177,14 @@ class VerifierPool:
         for connection in wait(list(busy), timeout=min(LATE_SECONDS, self.seconds_per_item / 4)):
             worker = busy[connection]  # type: ignore[index]
             try:
-                results = loads(worker.connection.recv_bytes())
+                results, over = loads(worker.connection.recv_bytes())
             except (EOFError, OSError):
                 yield from self._bury(worker, pending, tries)
                 continue
             answered = worker.batch[worker.done : worker.done + len(results)]
             worker.done += len(results)
-            if worker.done == len(worker.batch):
+            if over:
+                pending.extendleft(reversed(worker.batch[worker.done :]))
                 worker.batch = []
             self._deaths_in_a_row = 0
             for index, result in zip(answered, results, strict=True):

@@ -23,33 +23,39 @@ from posttrain.verifiers.verdict import Verdict
 # travel together.
 PROGRESS = struct.Struct("=qd")
 FLUSH_SECONDS = 0.02
+BATCH_SECONDS = 1.0  # then what is left of a batch is handed back: another worker may have nothing to do
 
 
 def serve(connection: Connection, progress: mmap, mode: str, seconds: float) -> None:
-    """Answer batches ``[[verifier, response, label], ...]`` until the other end closes.
+    """Answer batches ``[labels, [[verifier, response, number of its label], ...]]`` until the other end closes.
 
-    Each answer holds the next few ``[outcome, score, detail, version]`` of the batch, in order.
+    Each answer is the next few ``[outcome, score, detail, version]`` of the batch, in order, and whether they are the
+    last: what is left then was not begun.
     """
     while True:
         try:
-            batch = loads(connection.recv_bytes())
+            given, batch = loads(connection.recv_bytes())
         except EOFError:
             return
         labels: dict[str, list[str]] = {}
         for verifier, _, label in batch:
-            labels.setdefault(verifier, []).append(label)
+            labels.setdefault(verifier, []).append(given[label])
         for verifier, its_labels in labels.items():
             registry.warm(verifier, its_labels, mode=mode)
         _stop_if_abandoned(seconds * len(batch))
         results, flushed = [], monotonic()
+        until = flushed + BATCH_SECONDS
         for index, (verifier, response, label) in enumerate(batch):
-            PROGRESS.pack_into(progress, 0, index, began := monotonic())
+            began = monotonic()
+            if index and began > until:
+                break
+            PROGRESS.pack_into(progress, 0, index, began)
             if results and began - flushed > FLUSH_SECONDS:
-                connection.send_bytes(dumps(results).encode())
+                connection.send_bytes(dumps([results, False]).encode())
                 results, flushed = [], began
-            verdict = judge(verifier, response, label, mode)
+            verdict = judge(verifier, response, given[label], mode)
             results.append((verdict.outcome, verdict.score, verdict.detail, verdict.version))
-        connection.send_bytes(dumps(results).encode())
+        connection.send_bytes(dumps([results, True]).encode())
 
 
 def judge(verifier: str, response: str, label: str, mode: str) -> Verdict:

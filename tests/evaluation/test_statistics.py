@@ -239,14 +239,14 @@ def test_seeds_do_not_narrow_a_figure_of_all_instances():
 
 
 def test_a_part_of_a_component_that_is_not_whole_is_named_as_outside_the_average():
-    a = scored("a", {"gsm8k@paper": {}, "xstest@paper": {"within": "safety"}, "harmbench@paper": {"within": "safety"}})
-    b = scored("b", {"gsm8k@paper": {}, "xstest@paper": {"within": "safety"}})
-    for one in (a, b):
-        one.records.extend(
-            {"task": task, "id": str(i), "outcome": "scored", "score": float(i % 2)}
-            for task in one.tasks
-            for i in range(4)
-        )
+    safety = {"xstest@paper": {"within": "safety"}, "harmbench@paper": {"within": "safety"}}
+    records = [
+        {"task": task, "id": str(i), "outcome": "scored", "score": float(i % 2)}
+        for task in ("gsm8k@paper", *safety)
+        for i in range(4)
+    ]
+    a = scored("a", {"gsm8k@paper": {}, **safety}, records)
+    b = scored("b", {"gsm8k@paper": {}, "xstest@paper": {"within": "safety"}}, records)
     found, average, outside = compare([a], [b])
     assert {one.task for one in found} == {"gsm8k@paper", "xstest@paper"}
     assert average is not None and average.n == 4

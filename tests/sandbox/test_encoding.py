@@ -92,6 +92,15 @@ def test_anything_else_crosses_as_a_reference_only():
         encode(lambda: 0, refuse)
 
 
+@pytest.mark.parametrize("name", ["longdouble", "clongdouble"])
+def test_a_number_that_is_longer_than_pythons_is_a_reference(name):
+    numpy = pytest.importorskip("numpy")
+    kept = []
+    value = getattr(numpy, name)(1.5)
+    assert encode([value, numpy.float32(0.5)], lambda one: kept.append(one) or 0) == [{"o": 0}, 0.5]
+    assert kept == [value]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: (

@@ -1,6 +1,7 @@
 """The sandbox's semantics, with programs that mean well."""
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -259,6 +260,95 @@ def test_kept_tests_begin_anew_for_every_program():
             assert sandbox.run_tests("def f(): return 1", [stays], **given).passed == (True,)
         sandbox.close()
         assert leftovers(before) == []
+
+
+@pytest.mark.parametrize("limit", ["size", "files"])
+def test_a_program_that_kept_tests_never_saw_costs_the_next_nothing(limit):
+    with Sandbox() as sandbox:
+
+        def judge(program="def f(): return 1"):
+            return sandbox.run_tests(program, ["assert f() == 1"], calls=["f"], seconds=3.0)
+
+        judge(), judge()
+        if limit == "size":
+            assert judge("#" * 2**26).limit == "size"
+        else:
+            left = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.close(lowest := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, left[1]))
+            try:
+                with pytest.raises(OSError, match="Too many open files"):
+                    judge()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, left)
+        for _ in range(2):
+            assert judge().passed == (True,)
+
+
+@pytest.mark.parametrize("victim", ["zygote", "checker"])
+def test_kept_tests_killed_from_outside_are_replaced(victim):
+    with Sandbox() as sandbox:
+        for _ in range(6):
+            assert sandbox.run_tests("def f(): return 1", ["assert f() == 1"], seconds=SECONDS).passed == (True,)
+            if sandbox._kept:
+                zygote = sandbox._zygotes[0].process.pid
+                time.sleep(0.1)  # until it has said that it is ready
+                os.kill(zygote if victim == "zygote" else descendants(zygote)[-1], signal.SIGKILL)
+                time.sleep(0.2)
+
+
+def descendants(process):
+    """Its children, theirs, and so on, the oldest first."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return sorted(sum(([int(child), *descendants(int(child))] for child in children), []))
+
+
+@pytest.mark.parametrize("stays", ["", "open('note', 'w').close()"])
+def test_a_programs_time_is_the_same_wherever_it_stands(stays):
+    setup = f"import time\ntime.sleep(1.2)\n{stays}"
+    slow = "import time\ndef f(n):\n    time.sleep(n)\n    return 1"
+    with Sandbox() as sandbox:
+        # Prepared once, the tests leave a program all of its time; where they cannot be kept, their setup is a part.
+        quick, late = (0.2, 2.5) if stays else (1.4, 2.5)
+        for _ in range(3):
+            for wait, passed in ((quick, True), (late, False)):
+                program = f"{slow}\nwait = {wait}"
+                result = sandbox.run_tests(
+                    program, ["assert f(wait) == 1"], setup=setup, calls=["f", "wait"], seconds=2.0
+                )
+                assert (result.passed, result.limit) == ((passed,), None if passed else "time")
+
+
+SHARED = (
+    "import tempfile\nfile = tempfile.TemporaryFile(buffering=0)\nfile.write(b'1222')\nfile.seek(0)\n"
+    "def seen(): return file.read(1)",
+    "import os\nread, write = os.pipe()\nos.write(write, b'1222')\ndef seen(): return os.read(read, 1)",
+    "import socket\none, two = socket.socketpair()\none.send(b'1222')\ndef seen(): return two.recv(1)",
+    "import mmap\nheld = mmap.mmap(-1, 9)\nheld[:1] = b'1'\n"
+    "def seen():\n    was = held[:1]\n    held[:1] = b'2'\n    return was",
+    "import threading, queue\nasked, told = queue.Queue(), queue.Queue()\n"
+    "def serve():\n    while True: told.put(asked.get())\n"
+    "threading.Thread(target=serve, daemon=True).start()\n"
+    "def seen():\n    asked.put(b'1')\n    return told.get(timeout=5)",
+)
+
+
+@pytest.mark.parametrize("setup", SHARED)
+def test_what_forks_would_share_is_made_anew_for_every_program(setup):
+    test = "assert f() == 1 and seen() == b'1'"
+    with Sandbox() as sandbox:
+        for _ in range(3):
+            result = sandbox.run_tests("def f(): return 1", [test], setup=setup, calls=["f"], seconds=SECONDS)
+            assert result.passed == (True,), result
+
+
+def test_a_program_may_fill_most_of_its_memory():
+    grow = (
+        "def f():\n    held = bytearray()\n    while len(held) < 700 * 2**20: held += bytes(2**13)\n"
+        "    return len(held)"
+    )
+    with Sandbox() as sandbox:
+        assert passes(sandbox, grow, "assert f() == 700 * 2**20") == (True,)
 
 
 THREADS = """

@@ -60,6 +60,40 @@ def test_a_late_item_is_a_timeout_and_costs_no_other(pool):
     assert outcomes(pool.verify(sums(5))) == expected(5)
 
 
+def handed_out(pool):
+    """The batches that the pool makes from now on, as they are made."""
+    batches, hand_out = {}, pool._hand_out
+
+    def watched(items, pending):
+        hand_out(items, pending)
+        batches.update({(worker, tuple(worker.batch)): worker.batch for worker in pool._workers if worker.batch})
+
+    pool._hand_out = watched
+    return batches.values()
+
+
+def test_answers_to_one_label_are_judged_together():
+    items = [("gsm8k", f"It is {i}.", str(i // 20)) for i in range(2000)]
+    with VerifierPool(2, 60.0) as pool:
+        batches = handed_out(pool)
+        assert outcomes(pool.verify(items)) == ["correct" if i == i // 20 else "wrong" for i in range(2000)]
+    first = {}  # of what is handed out twice, the first
+    for number, batch in enumerate(batches):
+        first |= {index: first.get(index, number) for index in batch}
+    assert all(len({first[index] for index in range(at, at + 20)}) == 1 for at in range(0, 1800, 20))
+
+
+def test_what_a_slow_batch_has_not_begun_is_handed_out_again():
+    slow = ("ifeval", "a" * 24 + "!", HANGS[2])
+    with VerifierPool(2, 60.0) as pool:
+        pool.verify(sums(100))
+        processes, batches = [worker.process.pid for worker in pool._workers], handed_out(pool)
+        found = outcomes(pool.verify([slow] * 4 + sums(300)))
+        assert found == ["wrong"] * 4 + expected(300)
+        assert sum(8 in batch for batch in batches) > 1
+        assert [worker.process.pid for worker in pool._workers] == processes
+
+
 def test_an_unreadable_label_is_an_error_of_that_item_alone(pool):
     verdicts = pool.verify([("gsm8k", "3", "three"), ("gsm8k", "3", "3"), ("ifeval", "x", "{}")])
     assert outcomes(verdicts) == ["error", "correct", "error"]
