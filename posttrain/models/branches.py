@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -18,34 +19,31 @@ _PAIRS_A_BLOCK = 4096
 
 @dataclass(frozen=True)
 class Branches:
-    """S sequences of T tokens: each a stem of ``stem_S`` tokens, then branches of ``lengths_S`` tokens, T in all.
+    """S sequences of ``tokens`` tokens: each a stem of ``stem_S`` tokens, then branches of ``lengths_S``, then padding.
 
-    A token sees the stem and its own branch, each up to itself. Padding may stand as one more branch.
+    A token sees the stem and its own branch, each up to itself. Attention gives zeros at padding.
     """
 
+    tokens: int
     stem_S: tuple[int, ...]
     lengths_S: tuple[tuple[int, ...], ...]
 
     @property
-    def tokens(self) -> int:
-        """T."""
-        return self.stem_S[0] + sum(self.lengths_S[0])
-
-    @property
-    def runs(self) -> list[int]:
-        """Lengths of what is causal in itself, of all sequences in their order: stem and first branch, other branches.
-
-        They sum to S·T.
-        """
-        of_all = zip(self.stem_S, self.lengths_S, strict=True)
-        return [length for stem, (first, *others) in of_all for length in (stem + first, *others)]
+    def runs(self) -> list[tuple[int, bool]]:
+        """What is causal in itself, in order: its tokens, and False for what is padding. They sum to S·T."""
+        found = []
+        for stem, (first, *others) in zip(self.stem_S, self.lengths_S, strict=True):
+            found += [(length, True) for length in (stem + first, *others)]
+            found.append((self.tokens - stem - first - sum(others), False))
+        return found
 
     @property
     def pays(self) -> bool:
         """Whether block by block is faster than T² pairs under a bias."""
-        hidden = len(self.stem_S) * self.tokens**2 - sum(length**2 for length in self.runs)
+        runs = [length for length, real in self.runs if real]
+        hidden = len(self.stem_S) * self.tokens**2 - sum(length**2 for length in runs)
         hidden -= sum(stem * sum(lengths[1:]) for stem, lengths in zip(self.stem_S, self.lengths_S, strict=True))
-        return hidden >= _PAIRS_A_BLOCK * len(self.runs)
+        return hidden >= _PAIRS_A_BLOCK * len(runs)
 
 
 def reads_branches(backbone: nn.Module) -> bool:
@@ -100,11 +98,14 @@ class _BranchAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, branches, scaling):
-        flash, runs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, branches.runs
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         query, key, value = (_joined(x) for x in (query, key, value))
-        found = [flash(*run, 0.0, True, scale=scaling) for run in _split((query, key, value), runs)]
-        out = torch.cat([block.transpose(1, 2) for block, _ in found], 1).transpose(1, 2)
-        logsumexp = torch.cat([block for _, block in found], 2)
+        out = _zeros_like(query)
+        logsumexp = _zeros_like(query[..., 0]).to(torch.promote_types(query.dtype, torch.float32))
+        for q, k, v, whole, total in _runs((query, key, value, out, logsumexp), branches):
+            block, logsumexp_block = flash(q, k, v, 0.0, True, scale=scaling)
+            whole.copy_(block)
+            total.copy_(logsumexp_block)
         others = _others((query, out, logsumexp), branches)
         for (q, whole, total), (k, v) in zip(others, _stems((key, value), branches), strict=True):
             if q.shape[2]:
@@ -121,9 +122,10 @@ class _BranchAttention(torch.autograd.Function):
         query, key, value, out, logsumexp = ctx.saved_tensors
         branches, scaling = ctx.branches, ctx.scaling
         grad_out = _joined(grad_outputs[0])
-        saved = (grad_out, query, key, value, out, logsumexp)
-        found = [flash(*run, 0.0, True, scale=scaling) for run in _split(saved, branches.runs)]
-        grads = [torch.cat([x.transpose(1, 2) for x in of], 1).transpose(1, 2) for of in zip(*found, strict=True)]
+        grads = [_zeros_like(x) for x in (query, key, value)]
+        for g, q, k, v, whole, total, *own in _runs((grad_out, query, key, value, out, logsumexp, *grads), branches):
+            for grad, part in zip(own, flash(g, q, k, v, whole, total, 0.0, True, scale=scaling), strict=True):
+                grad.copy_(part)
         others = _others((grad_out, query, out, logsumexp, grads[0]), branches)
         stems = _stems((key, value, grads[1], grads[2]), branches)
         for (g, q, whole, total, *own), (k, v, *at_stem) in zip(others, stems, strict=True):
@@ -146,17 +148,29 @@ def _parted(x: torch.Tensor, branches: Branches) -> torch.Tensor:
     return x.transpose(1, 2).view(len(branches.stem_S), branches.tokens, H, d).transpose(1, 2)
 
 
-def _split(tensors: Iterable[torch.Tensor], lengths: Sequence[int]) -> Iterator[tuple[torch.Tensor, ...]]:
-    return zip(*(x.split(lengths, 2) for x in tensors), strict=True)
+def _zeros_like(x: torch.Tensor) -> torch.Tensor:
+    """Of [1, H, N, …], heads behind tokens in memory."""
+    return x.new_zeros(x.transpose(1, 2).shape).transpose(1, 2)
+
+
+def _split(tensors: Iterable[torch.Tensor], lengths: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
+    return list(zip(*(x.split(lengths, 2) for x in tensors), strict=True))
+
+
+def _runs(tensors: Iterable[torch.Tensor], branches: Branches) -> list[tuple[torch.Tensor, ...]]:
+    """What is causal in itself, without padding."""
+    lengths, real = zip(*branches.runs, strict=True)
+    return list(compress(_split(tensors, lengths), real))
 
 
 def _stems(tensors: Iterable[torch.Tensor], branches: Branches) -> list[tuple[torch.Tensor, ...]]:
     """Each sequence's stem."""
-    T = branches.tokens
-    return list(_split(tensors, [n for stem in branches.stem_S for n in (stem, T - stem)]))[0::2]
+    return _split(tensors, [n for stem in branches.stem_S for n in (stem, branches.tokens - stem)])[0::2]
 
 
 def _others(tensors: Iterable[torch.Tensor], branches: Branches) -> list[tuple[torch.Tensor, ...]]:
     """Each sequence's branches but the first."""
-    T, firsts = branches.tokens, zip(branches.stem_S, branches.lengths_S, strict=True)
-    return list(_split(tensors, [n for stem, (first, *_) in firsts for n in (stem + first, T - stem - first)]))[1::2]
+    lengths = []
+    for stem, (first, *others) in zip(branches.stem_S, branches.lengths_S, strict=True):
+        lengths += [stem + first, sum(others), branches.tokens - stem - first - sum(others)]
+    return _split(tensors, lengths)[1::3]

@@ -25,7 +25,7 @@ class Packing:
 
     ``slot_bt[i, t]`` is the flat index (of S·T) of row i's token t; past a row's end, that of its last token. A
     prompt's slots are those of all its rows. ``segment_ST``: 0 a prompt, 1, 2, … a response, −1 padding. ``branches``
-    says the same in lengths, padding as one more response.
+    says the same in lengths.
     """
 
     input_ids_ST: torch.Tensor
@@ -83,13 +83,12 @@ def pack(rollout: Rollout, sequences: Sequence[Sequence[int]]) -> Packing:
 
 
 def branches_of(rollout: Rollout, sequences: Sequence[Sequence[int]]) -> Branches:
-    """The lengths of prompts and responses in the packed sequences, shorter ones padded."""
-    T = max(packed_length(rollout, siblings) for siblings in sequences)
-    lengths = []
-    for siblings in sequences:
-        padding = T - packed_length(rollout, siblings)
-        lengths.append((*(len(rollout.responses[row]) for row in siblings), *([padding] if padding else [])))
-    return Branches(tuple(prompt_length(rollout, siblings[0]) for siblings in sequences), tuple(lengths))
+    """The lengths of prompts and responses in the packed sequences."""
+    return Branches(
+        tokens=max(packed_length(rollout, siblings) for siblings in sequences),
+        stem_S=tuple(prompt_length(rollout, siblings[0]) for siblings in sequences),
+        lengths_S=tuple(tuple(len(rollout.responses[row]) for row in siblings) for siblings in sequences),
+    )
 
 
 def siblings_of(rollout: Rollout, rows: Iterable[int], max_tokens: int, pairs_per_token: float) -> list[list[int]]:
