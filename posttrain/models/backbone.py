@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from posttrain.models.branches import Branches, branching
 from posttrain.models.packed_rows import PACKED, pack_rows, packed_hidden_states
 from posttrain.models.transfer import on_device
 
@@ -12,7 +13,7 @@ from posttrain.models.transfer import on_device
 def hidden_states(
     backbone: nn.Module,
     input_ids_BT: torch.Tensor,
-    attention_mask_BT: torch.Tensor | None,
+    attention_mask_BT: torch.Tensor | Branches | None,
     position_ids_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Last hidden states [B, T, D] of a causal ``backbone`` (a transformers base model).
@@ -20,12 +21,22 @@ def hidden_states(
     With right padding no token that counts comes after a pad, so no mask is handed over and attention takes its fast
     causal path; what stands at padded positions is meaningless. Left padding gets the mask, and position ids that count
     from each row's first token. Keep the mask on the CPU: looking at it there costs no wait for a GPU. With
-    ``position_ids_BT`` both go to the model as they are; the mask may then be an additive one, [B, 1, T, T].
+    ``position_ids_BT`` both go to the model as they are; the mask may then be an additive one, [B, 1, T, T], or
+    `Branches` for a backbone that `reads_branches`.
 
     Where attention `packs`, right-padded rows run as one sequence without padding, each attending to itself alone.
     """
     device = next(backbone.parameters()).device
-    if position_ids_BT is not None:
+    if isinstance(attention_mask_BT, Branches):
+        with branching(backbone):
+            output = backbone(
+                input_ids=on_device(input_ids_BT, device),
+                attention_mask=None,
+                position_ids=position_ids_BT,
+                use_cache=False,
+                branches=attention_mask_BT,
+            )
+    elif position_ids_BT is not None:
         output = backbone(
             input_ids=on_device(input_ids_BT, device),
             attention_mask=None if attention_mask_BT is None else on_device(attention_mask_BT, device),

@@ -15,6 +15,7 @@ from transformers import (
 
 from posttrain.errors import PosttrainError
 from posttrain.models.backbone import full_precision, hidden_states
+from posttrain.models.branches import Branches
 from posttrain.models.load import load_config, load_policy, save_model, without_dropout
 
 
@@ -40,7 +41,7 @@ class TokenScorer(nn.Module):
     def forward(
         self,
         input_ids_BT: torch.Tensor,
-        attention_mask_BT: torch.Tensor | None = None,
+        attention_mask_BT: torch.Tensor | Branches | None = None,
         position_ids_BT: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Scores [B, T], the head in the dtype of its weights (fp32). Padded positions hold nothing of meaning."""

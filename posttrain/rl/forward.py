@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from posttrain.data.batches import micro_batches
 from posttrain.models.backbone import hidden_states
+from posttrain.models.branches import Branches, reads_branches
 from posttrain.models.heads import TokenScorer
 from posttrain.models.ranks import rank, world_size
 from posttrain.rl.packing import Packing, pack, packed_length, siblings_of
@@ -87,8 +88,8 @@ def _packed_logprobs(
     model: PreTrainedModel, rollout: Rollout, part: Part, packing: Packing, temperature: float
 ) -> torch.Tensor:
     response_bT = part.of(rollout.response_BT)
-    bias, positions_ST = packing.attention_bias(forward_dtype(model)), packing.position_ids_ST
-    hidden_STD = hidden_states(model.base_model, packing.input_ids_ST, bias, positions_ST)
+    mask, positions_ST = seen_in(packing, model), packing.position_ids_ST
+    hidden_STD = hidden_states(model.base_model, packing.input_ids_ST, mask, positions_ST)
     # The state before a response's first token is the prompt's last, which all samples of the prompt read.
     before_N = packing.slot_bt[:, :-1][response_bT[:, 1 : part.length]]
     token_N = part.of(rollout.input_ids_BT)[response_bT]
@@ -106,10 +107,16 @@ def state_values(scorer: TokenScorer, rollout: Rollout, part: Part) -> torch.Ten
         scores_bt = scorer(part.of(rollout.input_ids_BT)[:, : part.length], None)
     else:
         packing = part.packing
-        bias = packing.attention_bias(forward_dtype(scorer))
-        scores_ST = scorer(packing.input_ids_ST, bias, packing.position_ids_ST)
+        scores_ST = scorer(packing.input_ids_ST, seen_in(packing, scorer.backbone), packing.position_ids_ST)
         scores_bt = scores_ST.flatten().index_select(0, packing.slot_bt.flatten()).view(packing.slot_bt.shape)
     return F.pad(scores_bt, (1, 0))
+
+
+def seen_in(packing: Packing, model: torch.nn.Module) -> torch.Tensor | Branches:
+    """What attention is told of a packing: `Branches` where the model reads them and they pay, else the bias."""
+    if packing.branches.pays and reads_branches(model):
+        return packing.branches
+    return packing.attention_bias(forward_dtype(model))
 
 
 def forward_dtype(model: torch.nn.Module) -> torch.dtype:

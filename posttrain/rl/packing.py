@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from posttrain.models.branches import Branches
 from posttrain.models.heads import TokenScorer
 from posttrain.rl.rollouts import Rollout
 
@@ -23,13 +24,15 @@ class Packing:
     """Where b rows of a rollout stand in S packed sequences of T tokens, padded on the right.
 
     ``slot_bt[i, t]`` is the flat index (of S·T) of row i's token t; past a row's end, that of its last token. A
-    prompt's slots are those of all its rows. ``segment_ST``: 0 a prompt, 1, 2, … a response, −1 padding.
+    prompt's slots are those of all its rows. ``segment_ST``: 0 a prompt, 1, 2, … a response, −1 padding. ``branches``
+    says the same in lengths.
     """
 
     input_ids_ST: torch.Tensor
     position_ids_ST: torch.Tensor
     segment_ST: torch.Tensor
     slot_bt: torch.Tensor
+    branches: Branches
 
     def attention_bias(self, dtype: torch.dtype) -> torch.Tensor:
         """[S, 1, T, T], added to the attention's logits: 0 where the query may look, −inf elsewhere.
@@ -75,15 +78,26 @@ def pack(rollout: Rollout, sequences: Sequence[Sequence[int]]) -> Packing:
         position_ids_ST=packed(t_bt, 0),
         segment_ST=packed(torch.where(in_prompt_bt, 0, column(segment)), -1),
         slot_bt=slot_bt,
+        branches=branches_of(rollout, sequences),
+    )
+
+
+def branches_of(rollout: Rollout, sequences: Sequence[Sequence[int]]) -> Branches:
+    """The lengths of prompts and responses in the packed sequences."""
+    return Branches(
+        tokens=max(packed_length(rollout, siblings) for siblings in sequences),
+        stem_S=tuple(prompt_length(rollout, siblings[0]) for siblings in sequences),
+        lengths_S=tuple(tuple(len(rollout.responses[row]) for row in siblings) for siblings in sequences),
     )
 
 
 def siblings_of(rollout: Rollout, rows: Iterable[int], max_tokens: int, pairs_per_token: float) -> list[list[int]]:
     """``rows`` in lists of one prompt each, together where one sequence is cheaper than rows by themselves.
 
-    A packed sequence has fewer tokens and, as no kernel skips what the bias hides, T² pairs of query and key where
-    causal rows have half of theirs. ``pairs_per_token``: see `pairs_worth_a_token`. No list packs to more than
-    ``max_tokens`` unless it is a single row.
+    A packed sequence has fewer tokens, but T² pairs of query and key where causal rows have half of theirs: the
+    kernels that take a bias skip nothing it hides. Attention over `Branches` does, on a CPU; it is not counted on, so
+    that the same rows stand together everywhere. ``pairs_per_token``: see `pairs_worth_a_token`. No list packs to more
+    than ``max_tokens`` unless it is a single row.
     """
     groups = rollout.group_B.tolist()
     found: list[list[int]] = []

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.inference.protocols import Sample, SampleRequest, SamplingParameters
+from posttrain.models.backbone import hidden_states
+from posttrain.models.branches import Branches
 from posttrain.models.heads import TokenScorer
-from posttrain.rl.forward import parts, policy_logprobs, state_values
-from posttrain.rl.packing import CHECKED_FAMILIES, obstacle, pairs_worth_a_token
+from posttrain.rl.forward import parts, policy_logprobs, seen_in, state_values
+from posttrain.rl.packing import CHECKED_FAMILIES, obstacle, pack, pairs_worth_a_token
 from posttrain.rl.rollouts import Rollout, pad_samples
 from tests.rl.tiny import prompt_row
 
@@ -29,11 +32,11 @@ def tiny_model(family: str = "llama", **options):
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=4,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         initializer_range=0.3,
-        **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1, "sliding_window": None} | options,
+        **{"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1, "sliding_window": None}
+        | options,
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     return in_doubles(model)
@@ -56,6 +59,11 @@ def llama():
 @pytest.fixture(scope="module")
 def scorer(llama):
     return in_doubles(TokenScorer.from_policy(llama))
+
+
+def blocks_pay(pays: bool):
+    """Branches of any length are read block by block, or none are."""
+    return patch.object(Branches, "pays", pays)
 
 
 def make_rollout(groups: list[tuple[int, list[int]]], seed: int = 0) -> Rollout:
@@ -133,22 +141,76 @@ prompts_and_responses = st.lists(
 )
 
 
+@pytest.mark.parametrize("pays", [True, False])
 @given(prompts_and_responses, st.integers(17, 90), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=60)
-def test_packed_rows_are_what_each_row_is_alone(llama, scorer, groups, budget, random):
-    """Any groups, any lengths, any budget, rows in any order and some of them missing, as in a minibatch."""
+def test_packed_rows_are_what_each_row_is_alone(llama, scorer, pays, groups, budget, random):
+    """Any groups, any lengths, any budget, rows in any order and some of them missing, as in a minibatch.
+
+    By blocks and under a bias.
+    """
     rollout = make_rollout(groups)
     rows = random.sample(range(len(rollout.lengths)), random.randint(1, len(rollout.lengths)))
-    assert_same(llama, scorer, rollout, rows, parts(rollout, rows, budget, ALWAYS))
+    with blocks_pay(pays):
+        assert_same(llama, scorer, rollout, rows, parts(rollout, rows, budget, ALWAYS))
 
 
+@pytest.mark.parametrize("pays", [True, False])
 @pytest.mark.parametrize("family", sorted(CHECKED_FAMILIES))
-def test_every_family_that_is_packed_gives_the_same(family):
+def test_every_family_that_is_packed_gives_the_same(family, pays):
+    """Of grouped queries, as tiny_model is: two query heads to a key head."""
     model = tiny_model(family)
     rollout = make_rollout([(5, [3, 7, 1]), (8, [2]), (4, [6, 6])])
     split = parts(rollout, range(6), 60, ALWAYS)
     assert obstacle(model) is None and any(part.packing for part in split)
-    assert_same(model, in_doubles(TokenScorer.from_policy(model)), rollout, range(6), split)
+    with blocks_pay(pays):
+        assert_same(model, in_doubles(TokenScorer.from_policy(model)), rollout, range(6), split)
+
+
+@given(
+    st.sampled_from(["llama", "qwen2"]),
+    st.sampled_from([1, 2, 4]),
+    st.lists(
+        st.tuples(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=4)), min_size=1, max_size=3
+    ),
+)
+@settings(deadline=None, max_examples=40)
+def test_blocks_and_bias_give_the_same_states_and_gradients_in_float32(family, key_heads, groups):
+    """Of real tokens. At padding the blocks' states are finite."""
+    model = tiny_model(family, num_key_value_heads=key_heads).float()
+    rollout = make_rollout(groups)
+    numbers = iter(range(len(rollout.lengths)))
+    packing = pack(rollout, [[next(numbers) for _ in responses] for _, responses in groups])
+    real_ST1 = packing.segment_ST[..., None] >= 0
+    weights_STD = real_ST1 * torch.randn(*packing.input_ids_ST.shape, 16, generator=torch.Generator().manual_seed(5))
+    found = []
+    for mask in (packing.branches, packing.attention_bias(torch.float32)):
+        states_STD = hidden_states(model.base_model, packing.input_ids_ST, mask, packing.position_ids_ST)
+        leaves = list(model.base_model.parameters())
+        assert bool(states_STD.isfinite().all())
+        found.append([(states_STD * real_ST1).detach(), *torch.autograd.grad((states_STD * weights_STD).sum(), leaves)])
+    for by_blocks, under_bias in zip(*found, strict=True):
+        assert (by_blocks - under_bias).norm() <= 1e-5 * under_bias.norm()
+
+
+def test_blocks_are_for_processors_in_full_precision_where_they_hide_enough():
+    model = tiny_model().float()
+    long, short = make_rollout([(20, [60] * 6)]), make_rollout([(20, [3] * 6)])
+    assert isinstance(seen_in(pack(long, [range(6)]), model), Branches)
+    assert isinstance(seen_in(pack(short, [range(6)]), model), torch.Tensor)
+    assert isinstance(seen_in(pack(long, [range(6)]), model.bfloat16()), torch.Tensor)
+    model.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert isinstance(seen_in(pack(long, [range(6)]), model), torch.Tensor)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert isinstance(seen_in(pack(long, [range(6)]), model), torch.Tensor)
+
+
+def test_a_pass_by_blocks_leaves_the_model_its_attention(llama):
+    rollout = make_rollout([(4, [3, 3])])
+    packing = pack(rollout, [[0, 1]])
+    hidden_states(llama.base_model, packing.input_ids_ST, packing.branches, packing.position_ids_ST)
+    assert llama.config._attn_implementation == "sdpa" and obstacle(llama) is None
 
 
 @given(prompts_and_responses, st.integers(17, 90), st.sampled_from([0.0, 20.0, ALWAYS]), st.randoms())
