@@ -15,7 +15,7 @@ from posttrain.recipe.data_settings import Endpoint
 from posttrain.stages.base import StageContext
 from posttrain.stages.chat_models import name_of, open_model, server
 
-VERSION = 4
+VERSION = 5
 
 
 def judge_of(context: StageContext, given: str | Endpoint) -> str | Server:

@@ -45,7 +45,7 @@ from posttrain.training.determinism import make_deterministic
 from posttrain.verifiers.pool import VerifierPool
 from posttrain.verifiers.registry import check_names
 
-VERSION = 2
+VERSION = 3
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 
 Models = dict[str, str | Endpoint]

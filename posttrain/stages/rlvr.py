@@ -48,7 +48,7 @@ from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
 
-VERSION = 3
+VERSION = 4
 RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync

@@ -10,7 +10,7 @@ from posttrain.recipe.data_settings import BestOf, Completions, Personas, Safety
 from posttrain.stages import best_of, completions, personas
 from posttrain.stages.base import StageContext
 
-VERSION = 2
+VERSION = 3
 
 
 def run(context: StageContext) -> dict[str, Any]:
