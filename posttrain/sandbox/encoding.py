@@ -14,7 +14,9 @@ import os
 import struct
 from array import array
 from binascii import a2b_base64, b2a_base64
+from itertools import compress, repeat
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
+from operator import is_
 
 TYPE_CHECKING = False  # without typing, whose import is a tenth of a cold start
 if TYPE_CHECKING:
@@ -77,22 +79,22 @@ def encode(value: Any, refer: Refer) -> Any:
 
 
 def _packed(value: list[Any]) -> dict[str, Any] | None:
-    """A long list with fractions in it as bytes, and where its whole numbers are; None where that is not exact."""
+    """A long list with fractions in it as bytes, and which are whole numbers; None where that is not exact."""
     if type(value) is not list or len(value) not in _PACKED or (kinds := set(map(type, value))) not in _NUMBERS:
         return None
-    whole = [at for at, one in enumerate(value) if type(one) is int] if int in kinds else []
-    if any(abs(value[at]) > _EXACT for at in whole):
+    whole = bytes(map(is_, map(type, value), repeat(int))) if int in kinds else b""
+    if max(map(abs, compress(value, whole)), default=0) > _EXACT:
         return None
-    return {"n": [b2a_base64(array("d", value), newline=False).decode(), whole]}
+    return {"n": [b2a_base64(part, newline=False).decode() for part in (array("d", value), whole)]}
 
 
-def _unpacked(text: str, whole: list[int]) -> list[Any]:
+def _unpacked(text: str, whole: str) -> list[Any]:
     doubles = array("d")
     doubles.frombytes(a2b_base64(text, strict_mode=True))
-    values: list[Any] = doubles.tolist()
-    for at in whole:
-        values[at] = int(values[at])
-    return values
+    if not whole:
+        return doubles.tolist()
+    of_each = zip(doubles, a2b_base64(whole, strict_mode=True), strict=True)
+    return [int(one) if is_whole else one for one, is_whole in of_each]
 
 
 def _encoded(items: Iterable[Any], refer: Refer) -> list[Any]:

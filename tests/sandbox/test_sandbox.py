@@ -47,6 +47,52 @@ def test_values_of_every_type_go_there_and_back(either):
     assert passes(either, "def f(x): return x", tests, "assert f(float('nan')) != f(float('nan'))") == (True, True)
 
 
+EACH = "from posttrain.sandbox.checker import each\n"
+
+
+def test_answers_asked_together_are_those_of_single_calls(either):
+    program = """
+import time
+calls = []
+def f(x):
+    calls.append(x)
+    if x == 370:
+        raise KeyError(x)
+    if x % 50 == 0:
+        time.sleep(0.002)
+    return [x, len(calls)]
+"""
+    test = """
+found = []
+try:
+    for answer in each(f, [(x,) for x in range(1000)]):
+        found.append(answer)
+except KeyError as error:
+    found.append(str(error))
+assert found == [[x, x + 1] for x in range(370)] + ["'370'"], found[-1]
+"""
+    assert passes(either, program, EACH + test, calls=["f"]) == (True,)
+
+
+@pytest.mark.parametrize("call", ["f('x' * 20_000_000)", "g(20_000_000)"])
+def test_answers_asked_together_may_be_as_large_as_single_ones(sandbox, call):
+    program = "def f(text): return len(text)\ndef g(n): return n * 'x'"
+    name, argument = call[0], call[2:-1]
+    test = f"assert [len(str(one)) for one in each({name}, [({argument},)] * 5)] == [len(str({call}))] * 5"
+    assert passes(sandbox, program, EACH + test, calls=["f", "g"]) == (True,)
+
+
+@pytest.mark.parametrize("answers", ["[], None", "[1] * 9, None", "[], ['KeyError']", "1", "[1, 1], ['KeyError', '']"])
+def test_a_program_that_answers_more_or_fewer_calls_than_were_asked_fails(sandbox, answers):
+    program = f"""
+import sys
+sys.modules["posttrain.sandbox.candidate"]._each = lambda *_: ({answers})
+def f(x): return 1
+"""
+    test = "for one in each(f, [(1,), (2,)]): assert one == 1"
+    assert passes(sandbox, program, EACH + test, "assert True", calls=["f"])[0] is False
+
+
 def test_objects_of_the_programs_are_used_where_they_are(sandbox):
     program = """
 class Node:
