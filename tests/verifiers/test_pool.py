@@ -221,6 +221,7 @@ def test_impossible_pools_are_refused():
 
 @pytest.mark.long
 def test_under_fire_every_item_is_answered_once():
+    count = 15_000  # a killed worker takes seconds to begin anew on a busy machine
     with VerifierPool(2, 5.0) as pool:
         done = threading.Event()
 
@@ -236,13 +237,13 @@ def test_under_fire_every_item_is_answered_once():
 
         gunner = threading.Thread(target=shoot)
         gunner.start()
-        items = [("math", rf"\boxed{{\frac{{{i}}}{{7}}}}", f"{i}/7 + x - x" if i % 3 else "2") for i in range(5000)]
+        items = [("math", rf"\boxed{{\frac{{{i}}}{{7}}}}", f"{i}/7 + x - x" if i % 3 else "2") for i in range(count)]
         try:
             answered = list(pool.verify_as_finished(items))
         finally:
             done.set()
             gunner.join()
-    assert sorted(index for index, _ in answered) == list(range(5000))
+    assert sorted(index for index, _ in answered) == list(range(count))
     judged = [(index, verdict) for index, verdict in answered if verdict.outcome != "error"]
-    assert len(judged) > 4950 and len(set(kills)) >= 5
+    assert len(judged) > count - 50 and len(set(kills)) >= 5
     assert all((verdict.outcome == "correct") == (index % 3 != 0) for index, verdict in judged)
