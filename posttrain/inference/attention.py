@@ -1,14 +1,11 @@
 """Attention of one new token per row over that row's cache, the way a CPU does it fastest."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface
 
 from posttrain.errors import PosttrainError
 
-_NAME = "posttrain_decode"
+DECODE = "posttrain_decode"  # the name of `decode_attention` among transformers' implementations
 _UNKNOWN = ("position_bias", "s_aux", "sinks", "softcap")
 
 
@@ -40,18 +37,4 @@ def decode_attention(
     return torch.matmul(weights, value).view(batch, 1, heads, dimension), None
 
 
-AttentionInterface.register(_NAME, decode_attention)
-
-
-@contextmanager
-def decoding(config: PreTrainedConfig, enabled: bool) -> Iterator[None]:
-    """Attention layers under ``config`` use `decode_attention` inside this block."""
-    if not enabled:
-        yield
-        return
-    usual = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
+AttentionInterface.register(DECODE, decode_attention)

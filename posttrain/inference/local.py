@@ -1,6 +1,7 @@
 """The default engine: batched sampling with a key-value cache on the learner's own module."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from itertools import chain, islice
 
@@ -9,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import PosttrainError
-from posttrain.inference.attention import decoding
+from posttrain.inference.attention import DECODE
 from posttrain.inference.cache import SlotCache, roomy
 from posttrain.inference.decoder import WrittenOutDecoder, can_write_out
 from posttrain.inference.draw import draw_tokens
@@ -18,6 +19,7 @@ from posttrain.inference.protocols import Sample, SampleRequest
 from posttrain.inference.randomness import uniforms
 from posttrain.inference.slots import Slots
 from posttrain.inference.stop_strings import StopStrings
+from posttrain.models.attending import attending
 from posttrain.models.backbone import full_precision, hidden_states
 
 # Positions (padding included) in one forward over whole prompts or sequences: enough to keep any device busy.
@@ -253,7 +255,7 @@ class LocalSampler:
         mask_BL.masked_fill_(hidden_behind_BL, float("-inf"))
         if decoder is not None:
             return decoder.step(token_B, position_B, mask_BL, cache)
-        with decoding(self.model.config, self.device.type == "cpu"):
+        with attending(self.model.config, DECODE) if self.device.type == "cpu" else nullcontext():
             return self._backbone(
                 input_ids=token_B[:, None],
                 attention_mask=mask_BL[:, None, None],

@@ -1,11 +1,13 @@
 """Hidden states of a decoder, for right- and left-padded batches."""
 
 from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from posttrain.models.branches import Branches, branching
+from posttrain.models.attending import attending
+from posttrain.models.branches import BRANCHES, Branches
 from posttrain.models.packed_rows import PACKED, pack_rows, packed_hidden_states
 from posttrain.models.transfer import on_device
 
@@ -28,7 +30,7 @@ def hidden_states(
     """
     device = next(backbone.parameters()).device
     if isinstance(attention_mask_BT, Branches):
-        with branching(backbone):
+        with attending(cast(Any, backbone.config), BRANCHES):
             output = backbone(
                 input_ids=on_device(input_ids_BT, device),
                 attention_mask=None,

@@ -1,7 +1,6 @@
 """Attention of sequences in which several continuations of one stem stand behind each other, without what they hide."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-_NAME = "posttrain_branches"
+BRANCHES = "branches"  # the name of `branch_attention` among transformers' implementations
 # Forward and backward of one more block cost as much as this many pairs of query and key under a bias: 6 heads of 32,
 # one core of an AMD EPYC, fp32, torch 2.13. Larger heads make a pair dearer and a block not.
 _PAIRS_A_BLOCK = 4096
@@ -47,7 +46,7 @@ class Branches:
 
 
 def reads_branches(backbone: nn.Module) -> bool:
-    """Whether `branching` suits it: on a CPU, in fp32 or more, not under autocast, no activations made again."""
+    """Whether `BRANCHES` suits it: on a CPU, in fp32 or more, not under autocast, no activations made again."""
     weight = next(backbone.parameters())
     return (
         weight.device.type == "cpu"
@@ -55,18 +54,6 @@ def reads_branches(backbone: nn.Module) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not getattr(backbone, "is_gradient_checkpointing", False)
     )
-
-
-@contextmanager
-def branching(backbone: nn.Module) -> Iterator[None]:
-    """Attention layers of ``backbone`` use `branch_attention` inside this block; give it `Branches`, ``branches``."""
-    config: Any = backbone.config
-    usual = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
 
 
 def branch_attention(
@@ -86,7 +73,7 @@ def branch_attention(
     return _BranchAttention.apply(query, key, value, branches, scaling).transpose(1, 2), None
 
 
-AttentionInterface.register(_NAME, branch_attention)
+AttentionInterface.register(BRANCHES, branch_attention)
 
 
 class _BranchAttention(torch.autograd.Function):

@@ -64,7 +64,7 @@ def full_forward_logprobs(model, prompt, answer, temperature=1.0) -> torch.Tenso
 def test_logprobs_equal_a_full_forward(tiny, key_heads, slots, device, monkeypatch):
     if device == "any":  # as on one that has no attention of its own here
         monkeypatch.setattr(local, "can_write_out", lambda model: False)
-        monkeypatch.setattr(local, "decoding", lambda config, enabled: nullcontext())
+        monkeypatch.setattr(local, "attending", lambda config, enabled: nullcontext())
     model = tiny(key_heads)
     sampler = LocalSampler(model, pad_token_id=0, slots=slots)
     asked = requests(12, samples=2, temperature=0.7)
