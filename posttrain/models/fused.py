@@ -6,6 +6,7 @@ leaves it as it was when the results differ.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -21,7 +22,7 @@ GPU_TOLERANCE = 1e-5  # of Liger's results and gradients, relative L2 in fp32
 def fuse(backbone: nn.Module, device: str) -> dict[str, str]:
     """Gives the norms and MLPs of ``backbone`` fused forwards, in place; it may still be on meta.
 
-    Returns which classes keep their own, and why; on a GPU without Liger all do, without a word.
+    Returns which classes keep their own, and why, and warns of them; on a GPU without Liger all do, without a word.
     """
     operations = (_norm, _mlp) if device == "cpu" else _liger()
     if operations is None:
@@ -36,6 +37,7 @@ def fuse(backbone: nn.Module, device: str) -> dict[str, str]:
             apart = _difference(module, fused, device)
             if apart > (0 if device == "cpu" else GPU_TOLERANCE):
                 kept[kind] = f"the fused operation's result or gradient differs by {apart:.0e}"
+                warnings.warn(f"{kind} keeps its own forward: {kept[kind]}", stacklevel=2)
                 continue
             checked.add(kind)
         vars(module)["forward"] = MethodType(fused, module)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 1_000_000  # that iterating over a reference gives
 EACH_SECONDS = 0.001  # after which answers to several calls at once are sent, one at least
+NONE_CROSSES = [], None  # the answer to several calls whose answers cannot cross together: they are asked one by one
 
 
 def load(source: str, name: str) -> dict[str, Any]:
@@ -54,7 +55,13 @@ def serve(channel: Channel) -> None:
             return
         try:
             given = [decode(argument, find) for argument in arguments]
-            channel.send({"value": encode(_perform(operation, given, names), refer)})
+            answer = _perform(operation, given, names)
+            try:
+                channel.send({"value": encode(answer, refer)})
+            except (EncodingError, RecursionError, MemoryError):
+                if operation != "each" or len(given[1]) < 2:
+                    raise
+                channel.send({"value": encode(NONE_CROSSES, refer)})
         except EncodingError:
             channel.send({"raised": ["TypeError", "the value cannot leave the sandbox"]})
         except BaseException as error:

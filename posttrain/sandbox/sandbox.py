@@ -7,59 +7,24 @@
 Semantics and the threat model: docs/sandbox.md.
 """
 
-import json
 import os
 import select
 import signal
 import socket
-import subprocess
-import sys
-import sysconfig
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryFile
+from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
 from typing import IO, Any, Literal
 
-from posttrain.errors import PosttrainError
 from posttrain.sandbox.encoding import Channel, EncodingError
-from posttrain.sandbox.zygote import DENIED, PREPARED, READY, STATUS
+from posttrain.sandbox.jails import Jail, Jailer, Limits, cpu_limit, pair
+from posttrain.sandbox.zygote import PREPARED
 
 Limit = Literal["time", "memory", "output", "size"]  # "size": of the program, MAX_MESSAGE
-ALLOW_DEGRADED = "POSTTRAIN_ALLOW_DEGRADED_SANDBOX"  # environment variable; "1" allows verifiers a degraded sandbox
-
-_START_SECONDS = 60.0  # until the zygote is ready, on a machine under load
-_END_SECONDS = 30.0  # until a killed process is gone
 _KEPT_CHECKS = 500  # then the checker that keeps tests begins anew: its own forks are CPU time too
-_KILLED = "the sandbox's own process was killed from outside; is the machine out of memory? Try again"
-_BEGIN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from posttrain.sandbox.zygote import main
-import json
-sys.path.pop(0)
-main(*json.loads(sys.argv[2]))
-"""
-
-
-class SandboxRefused(PosttrainError):
-    """Namespaces are required, and this machine permits none."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Per sandboxed process; ``processes`` (threads too) and ``scratch`` for it and its descendants together. Bytes."""
-
-    memory: int = 2**30
-    processes: int = 16
-    file_size: int = 16 * 2**20
-    scratch: int = 64 * 2**20
-    files: int = 64
-    output: int = 2**20
 
 
 @dataclass(frozen=True)
@@ -85,51 +50,10 @@ class ScriptResult:
     cpu_seconds: float = 0.0
 
 
-@dataclass
-class _Zygote:
-    process: subprocess.Popen[bytes]
-    control: socket.socket
-    stderr: IO[bytes]
-
-    def end(self) -> None:
-        self.control.close()
-        self.process.kill()
-        self.process.wait()
-        self.stderr.close()
-
-
-@dataclass
-class _Jail:
-    """A sandboxed process, by the socket of its zygote. ``ended`` once it and all its descendants are gone."""
-
-    control: socket.socket
-    ended: tuple[int, float, float] | None = field(default=None)
-
-    def kill(self) -> None:
-        """Have it killed, without waiting for that."""
-        if self.ended is None:
-            self.control.shutdown(socket.SHUT_WR)
-
-    def end(self) -> tuple[int, float, float]:
-        """Kill it unless it has ended; (exit status, CPU seconds, peak memory)."""
-        if self.ended is None:
-            self.kill()
-            self.control.settimeout(_END_SECONDS)
-            told = b"".join(iter(lambda: self.control.recv(1000), b""))
-            if len(told) > STATUS.size:
-                reason = told[: -STATUS.size].decode(errors="replace")
-                raise PosttrainError(f"the sandbox could not set up a process for a program: {reason}")
-            if len(told) != STATUS.size:
-                raise PosttrainError(_KILLED)
-            status, cpu, memory = STATUS.unpack(told)
-            self.ended = (os.waitstatus_to_exitcode(status) if status >= 0 else 70), cpu, memory
-        return self.ended
-
-
 class _KeptTests:
     """A checker that has prepared tests, and forks for each program. ``key`` says which tests."""
 
-    def __init__(self, key: object, control: socket.socket, ruler: _Jail):
+    def __init__(self, key: object, control: socket.socket, ruler: Jail):
         self.key, self.control, self.ruler, self.left = key, control, ruler, _KEPT_CHECKS
         self.owed = False  # a program, since it said that it is ready
 
@@ -172,14 +96,13 @@ class Sandbox:
         self, limits: Limits | None = None, *, isolation: Literal["required", "preferred", "none"] = "required"
     ):
         self.limits = limits or Limits()
-        self._required = isolation == "required"
-        self._reason = "isolation was turned off" if isolation == "none" else ""
-        self._zygotes: list[_Zygote] = []  # one, or none
+        off = "isolation was turned off" if isolation == "none" else ""
+        self._jailer = Jailer(self.limits, required=isolation == "required", reason=off)
         self._kept: list[_KeptTests] = []  # one, or none
         self._tests: object = None  # the last that were run
         self._not_kept: object = None  # the last that no checker could keep
         self._lock = Lock()
-        weakref.finalize(self, _end_all, self._kept, self._zygotes)
+        weakref.finalize(self, _end_all, self._kept, self._jailer.zygotes)
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -193,14 +116,14 @@ class Sandbox:
             self._end()
 
     def _end(self) -> None:
-        _end_all(self._kept, self._zygotes)
+        _end_all(self._kept, self._jailer.zygotes)
 
     @property
     def degraded(self) -> str:
         """Why programs are not isolated from this machine; empty when they are."""
         with self._lock:
-            self._ready()
-            return self._reason
+            self._jailer.ready()
+            return self._jailer.reason
 
     def run_tests(
         self,
@@ -222,10 +145,10 @@ class Sandbox:
         with self._lock, ExitStack() as stack:
             # Tests with a setup, and any at the second program in a row, are prepared to be kept for those after it.
             again, self._tests = bool(setup) or self._tests == (request, seconds), (request, seconds)
-            kept = self._keep(request, seconds) if again and not self._reason else None
+            kept = self._keep(request, seconds) if again and not self._jailer.reason else None
             until = monotonic() + seconds  # the same for each program, whether or not tests were prepared before it
-            ours, theirs = _pair(stack)
-            verdicts, checkers = _pair(stack)
+            ours, theirs = pair(stack)
+            verdicts, checkers = pair(stack)
             check = "check", 2 * seconds, [checkers, ours]
             wanted = [("serve", seconds, [theirs]), *([check] if kept is None else [])]
             candidate, *checker = stack.enter_context(self._jails(*wanted))
@@ -260,7 +183,7 @@ class Sandbox:
         passed = tuple(answer["passed"])
         hit: Limit | None = None
         if not all(passed):
-            if status == -signal.SIGKILL and cpu >= _cpu_limit(seconds) - 0.1:
+            if status == -signal.SIGKILL and cpu >= cpu_limit(seconds) - 0.1:
                 hit = "time"
             elif answer["memory"]:
                 hit = "memory"
@@ -271,7 +194,7 @@ class Sandbox:
         given = given.encode(errors="surrogateescape") if isinstance(given, str) else given
         until = monotonic() + seconds
         with self._lock, ExitStack() as stack:
-            ours, theirs = _pair(stack)
+            ours, theirs = pair(stack)
             source = stack.enter_context(open(os.memfd_create("input"), "w+b", buffering=0))
             source.write(given)
             source.seek(0)
@@ -287,7 +210,7 @@ class Sandbox:
                 limit = "time"
             status, cpu, _ = jail.end()
             why = "" if limit or status == 0 else _last_words(ours)
-        if limit is None and status == -signal.SIGKILL and cpu >= _cpu_limit(seconds) - 0.1:
+        if limit is None and status == -signal.SIGKILL and cpu >= cpu_limit(seconds) - 0.1:
             limit = "time"
         if limit is None and why.startswith("MemoryError"):
             limit = "memory"
@@ -315,8 +238,9 @@ class Sandbox:
         if self._not_kept == key:
             return None
         with ExitStack() as stack:
-            ours, theirs = _pair(stack)
-            jail = self._jail(stack, "check many", 2 * seconds, [theirs])
+            ours, theirs = pair(stack)
+            # A checker that waits takes nothing from programs, nor a program that starts all it may the checker's fork.
+            jail = self._jailer.jail(stack, "check many", 2 * seconds, [theirs], waiting=2)
             self._kept.append(_KeptTests(key, ours, jail))
             stack.pop_all()
         theirs.close()
@@ -327,11 +251,11 @@ class Sandbox:
         return None
 
     @contextmanager
-    def _jails(self, *wanted: tuple[str, float, Sequence[Any]]) -> Iterator[list[_Jail]]:
+    def _jails(self, *wanted: tuple[str, float, Sequence[Any]]) -> Iterator[list[Jail]]:
         """New sandboxed processes by (role, seconds, the files inside). They have ended when the context does."""
         with ExitStack() as stack:
             try:
-                jails = [self._jail(stack, *one) for one in wanted]
+                jails = [self._jailer.jail(stack, *one, waiting=len(self._kept)) for one in wanted]
                 yield jails
                 for jail in jails:
                     jail.kill()
@@ -341,107 +265,11 @@ class Sandbox:
                 self._end()  # interrupted, or its zygote is gone: all processes go with the zygote
                 raise
 
-    def _jail(self, stack: ExitStack, role: str, seconds: float, inside: Sequence[Any]) -> _Jail:
-        # A checker that waits takes nothing from programs, nor a program that starts all it may the checker's fork.
-        waiting = 2 if role == "check many" else len(self._kept)
-        limits = {
-            "cpu_seconds": _cpu_limit(seconds),
-            "memory": self.limits.memory,
-            "processes": self.limits.processes + waiting,
-            "file_size": self.limits.file_size,
-            "files": self.limits.files,
-            "scratch": self.limits.scratch,
-        }
-        message = json.dumps({"role": role, "limits": limits}).encode()
-        ours, theirs = _pair(stack)
-        descriptors = [theirs.fileno(), *(one.fileno() for one in inside)]
-        try:
-            socket.send_fds(self._ready().control, [message], descriptors)
-        except OSError:  # it was killed from outside: once more, with a new one
-            self._end()
-            socket.send_fds(self._ready().control, [message], descriptors)
-        theirs.close()
-        return _Jail(ours)
-
-    def _ready(self) -> _Zygote:
-        """The zygote, started if there is none."""
-        if not self._zygotes:
-            zygote, answer = self._start(isolated=self._required or not self._reason)
-            if answer.startswith(DENIED):
-                zygote.end()
-                self._reason = answer.removeprefix(DENIED).decode()
-                if self._required:
-                    raise SandboxRefused(
-                        f"the sandbox cannot isolate programs from this machine, so none is run ({self._reason}). "
-                        "docs/sandbox.md says what it needs of the kernel or container. To run programs with this "
-                        f"user's access to files and network all the same: {ALLOW_DEGRADED}=1, in a recipe "
-                        "allow_degraded_sandbox: true"
-                    )
-                zygote, answer = self._start(isolated=False)
-            if answer != READY:
-                size = zygote.stderr.seek(0, os.SEEK_END)
-                zygote.stderr.seek(max(0, size - 1000))
-                words = zygote.stderr.read().decode(errors="replace").strip()
-                zygote.end()
-                raise PosttrainError(f"the sandbox does not start with {sys.executable}: {words or 'no answer'}")
-            self._zygotes.append(zygote)
-        return self._zygotes[0]
-
-    def _start(self, *, isolated: bool) -> tuple[_Zygote, bytes]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        packages = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-        paths = [
-            os.path.join(prefix, name)
-            for prefix in (sys.base_prefix, sys.base_exec_prefix)
-            for name in ("lib", "lib64")
-        ]
-        folders = [path for path in dict.fromkeys([*paths, *packages]) if os.path.isdir(path)]
-        arguments = json.dumps([theirs.fileno(), isolated, folders, packages])
-        stderr = TemporaryFile()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-S", "-c", _BEGIN, str(Path(__file__).parents[2]), arguments],
-                pass_fds=[theirs.fileno()],
-                env={
-                    "PATH": "/usr/bin:/bin",
-                    "HOME": "/tmp",
-                    "LANG": "C.UTF-8",
-                    "PYTHONHASHSEED": "0",
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "OMP_NUM_THREADS": "1",
-                    # Memory of freed texts and lists is used again: fetching it anew is a seventh of some tests' time.
-                    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-                    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-                },
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        ours.settimeout(_START_SECONDS)
-        zygote = _Zygote(process, ours, stderr)
-        try:
-            answer = ours.recv(2000)
-        except OSError:
-            answer = b""
-        ours.settimeout(None)
-        return zygote, answer
-
 
 def _end_all(*lists: list[Any]) -> None:
     for each in lists:
         while each:
             each.pop().end()
-
-
-def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    return stack.enter_context(ours), stack.enter_context(theirs)
-
-
-def _cpu_limit(seconds: float) -> int:
-    return int(seconds) + 1
 
 
 def _readable(file: Any, until: float) -> bool:

@@ -1,7 +1,6 @@
 """The model that a stage trains: read whole by a single process, each its own slices by ranks that share it."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -136,8 +135,7 @@ def _apply_options(model: nn.Module, causal: PreTrainedModel, settings: ModelSet
         lora = settings.lora
         add_adapters(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, four_bit=lora.four_bit)
     if settings.lora is None and not settings.compile:
-        for kind, reason in fuse(causal.base_model, device).items():
-            warnings.warn(f"{kind} keeps its own forward: {reason}", stacklevel=2)
+        fuse(causal.base_model, device)
     if settings.activation_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
         causal.train()  # without it transformers checkpoints nothing; dropout is 0

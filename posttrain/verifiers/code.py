@@ -21,7 +21,8 @@ from time import monotonic
 from typing import Any, Literal
 
 from posttrain.errors import PosttrainError
-from posttrain.sandbox.sandbox import ALLOW_DEGRADED, Sandbox, SandboxRefused
+from posttrain.sandbox.jails import ALLOW_DEGRADED, SandboxRefused
+from posttrain.sandbox.sandbox import Sandbox
 from posttrain.verifiers.verdict import Verdict
 
 VERSION = 2

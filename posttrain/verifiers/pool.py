@@ -21,7 +21,7 @@ from time import monotonic
 from typing import IO
 
 from posttrain.errors import PosttrainError
-from posttrain.sandbox.sandbox import ALLOW_DEGRADED
+from posttrain.sandbox.jails import ALLOW_DEGRADED
 from posttrain.verifiers.registry import check_names
 from posttrain.verifiers.verdict import Verdict
 from posttrain.verifiers.worker import PROGRESS

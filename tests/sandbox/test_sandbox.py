@@ -11,7 +11,8 @@ from tempfile import gettempdir
 import pytest
 
 from posttrain.errors import PosttrainError
-from posttrain.sandbox.sandbox import Limits, Sandbox, SandboxRefused
+from posttrain.sandbox.jails import Limits, SandboxRefused
+from posttrain.sandbox.sandbox import Sandbox
 from tests.sandbox.canaries import leftovers, traces
 from tests.sandbox.denying import DENYING
 
@@ -74,12 +75,39 @@ assert found == [[x, x + 1] for x in range(370)] + ["'370'"], found[-1]
     assert passes(either, program, EACH + test, calls=["f"]) == (True,)
 
 
+@pytest.mark.parametrize("ahead", ["0.001", "60"])  # seconds that the candidate may go on for
 @pytest.mark.parametrize("call", ["f('x' * 20_000_000)", "g(20_000_000)"])
-def test_answers_asked_together_may_be_as_large_as_single_ones(sandbox, call):
-    program = "def f(text): return len(text)\ndef g(n): return n * 'x'"
+def test_answers_asked_together_may_be_as_large_as_single_ones(sandbox, call, ahead):
+    program = f"""
+import sys
+sys.modules["posttrain.sandbox.candidate"].EACH_SECONDS = {ahead}
+def f(text): return len(text)
+def g(n): return n * "x"
+"""
     name, argument = call[0], call[2:-1]
     test = f"assert [len(str(one)) for one in each({name}, [({argument},)] * 5)] == [len(str({call}))] * 5"
     assert passes(sandbox, program, EACH + test, calls=["f", "g"]) == (True,)
+
+
+def test_an_answer_nested_too_deep_fails_its_own_call_alone(sandbox):
+    program = """
+import sys
+sys.modules["posttrain.sandbox.candidate"].EACH_SECONDS = 60
+def f(depth):
+    value = []
+    for _ in range(depth): value = [value]
+    return value
+"""
+    test = """
+found = 0
+try:
+    for answer in each(f, [(1,)] * 10 + [(100_000,), (1,)]):
+        found += 1
+except (TypeError, RecursionError):
+    pass
+assert found == 10, found
+"""
+    assert passes(sandbox, program, EACH + test, calls=["f"]) == (True,)
 
 
 @pytest.mark.parametrize("answers", ["[], None", "[1] * 9, None", "[], ['KeyError']", "1", "[1, 1], ['KeyError', '']"])
@@ -337,7 +365,7 @@ def test_kept_tests_killed_from_outside_are_replaced(victim):
         for _ in range(6):
             assert sandbox.run_tests("def f(): return 1", ["assert f() == 1"], seconds=SECONDS).passed == (True,)
             if sandbox._kept:
-                zygote = sandbox._zygotes[0].process.pid
+                zygote = sandbox._jailer.zygotes[0].process.pid
                 time.sleep(0.1)  # until it has said that it is ready
                 os.kill(zygote if victim == "zygote" else descendants(zygote)[-1], signal.SIGKILL)
                 time.sleep(0.2)
@@ -446,7 +474,7 @@ def test_without_namespaces_too_nothing_stays(open_sandbox):
     before = traces()
     assert open_sandbox.run_script(stays, seconds=SECONDS).status == 0
     assert leftovers(before) == []
-    assert not list(Path(gettempdir()).glob(f"sandbox-{open_sandbox._zygotes[0].process.pid}-*"))
+    assert not list(Path(gettempdir()).glob(f"sandbox-{open_sandbox._jailer.zygotes[0].process.pid}-*"))
 
 
 def test_the_same_program_prints_the_same_each_time():
@@ -474,14 +502,14 @@ def test_threads_may_share_a_sandbox(sandbox):
 def test_a_zygote_killed_from_outside_is_replaced():
     with Sandbox() as sandbox:
         sandbox.run_script("")
-        sandbox._zygotes[0].process.kill()
-        sandbox._zygotes[0].process.wait()
+        sandbox._jailer.zygotes[0].process.kill()
+        sandbox._jailer.zygotes[0].process.wait()
         time.sleep(0.2)
         assert sandbox.run_script("print(1)", seconds=SECONDS).output == b"1\n"
 
 
 def test_what_fails_before_a_program_is_heard_is_never_its_fault(monkeypatch):
-    monkeypatch.setattr("posttrain.sandbox.sandbox._BEGIN", DENYING.replace("isolate = refused", "limit = None"))
+    monkeypatch.setattr("posttrain.sandbox.jails._BEGIN", DENYING.replace("isolate = refused", "limit = None"))
     with Sandbox() as sandbox:
         for call in (sandbox.run_script, lambda program: sandbox.run_tests(program, ["f()"])):
             with pytest.raises(PosttrainError, match="could not set up.*TypeError"):
@@ -491,7 +519,7 @@ def test_what_fails_before_a_program_is_heard_is_never_its_fault(monkeypatch):
 def test_closing_ends_every_process():
     sandbox = Sandbox()
     sandbox.run_script("")
-    process = sandbox._zygotes[0].process
+    process = sandbox._jailer.zygotes[0].process
     sandbox.close()
     assert process.poll() == -signal.SIGKILL
 
@@ -503,7 +531,7 @@ def test_an_interpreter_that_cannot_start_is_reported(monkeypatch):
 
 
 def test_where_namespaces_are_refused_no_program_runs(monkeypatch, tmp_path):
-    monkeypatch.setattr("posttrain.sandbox.sandbox._BEGIN", DENYING)
+    monkeypatch.setattr("posttrain.sandbox.jails._BEGIN", DENYING)
     with Sandbox() as sandbox:
         for _ in range(2):  # not at the second call either
             with pytest.raises(SandboxRefused, match="not permitted.*docs/sandbox.md"):
@@ -512,17 +540,17 @@ def test_where_namespaces_are_refused_no_program_runs(monkeypatch, tmp_path):
                 sandbox.run_tests("", ["assert True"])
             with pytest.raises(SandboxRefused):
                 sandbox.degraded  # noqa: B018
-        assert not sandbox._zygotes and not os.listdir(tmp_path)
+        assert not sandbox._jailer.zygotes and not os.listdir(tmp_path)
 
 
 def test_a_kernel_that_lacks_a_call_for_each_program_is_noticed_at_the_start(monkeypatch):
-    monkeypatch.setattr("posttrain.sandbox.sandbox._BEGIN", DENYING.replace("isolate", "mount_scratch"))
+    monkeypatch.setattr("posttrain.sandbox.jails._BEGIN", DENYING.replace("isolate", "mount_scratch"))
     with Sandbox() as sandbox, pytest.raises(SandboxRefused, match="not permitted"):
         sandbox.run_script("")
 
 
 def test_where_it_is_allowed_a_degraded_sandbox_says_so_and_still_judges(monkeypatch):
-    monkeypatch.setattr("posttrain.sandbox.sandbox._BEGIN", DENYING)
+    monkeypatch.setattr("posttrain.sandbox.jails._BEGIN", DENYING)
     with Sandbox(isolation="preferred") as sandbox:
         assert "not permitted" in sandbox.degraded
         assert passes(sandbox, "def f(): return 1", "assert f() == 1", "assert f() == 2") == (True, False)

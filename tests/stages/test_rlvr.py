@@ -449,7 +449,7 @@ def test_an_unknown_verifier_is_refused_before_anything_runs(inputs):
 
 
 def test_programs_are_refused_without_namespaces_unless_the_recipe_allows_it(inputs, monkeypatch):
-    monkeypatch.setattr("posttrain.sandbox.sandbox._BEGIN", DENYING)
+    monkeypatch.setattr("posttrain.sandbox.jails._BEGIN", DENYING)
     row = prompt_row(0, "red", "code")
     write_rows(inputs / "code.jsonl", [replace(row, ground_truth='["assert f() == 1"]')])
     progress = Quiet()

@@ -121,7 +121,7 @@ def test_a_degraded_sandbox_marks_every_verdict(monkeypatch):
 @pytest.mark.parametrize(("allowed", "outcome"), [(False, "error"), (True, "correct")])
 def test_without_namespaces_no_program_runs_unless_that_is_allowed(monkeypatch, tmp_path, allowed, outcome):
     (tmp_path / "sitecustomize.py").write_text(
-        f"import posttrain.sandbox.sandbox\nposttrain.sandbox.sandbox._BEGIN = {DENYING!r}\n"
+        f"import posttrain.sandbox.jails\nposttrain.sandbox.jails._BEGIN = {DENYING!r}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)  # which the workers import
     with VerifierPool(1, 60.0, allow_degraded_sandbox=allowed) as pool:
