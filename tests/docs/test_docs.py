@@ -90,3 +90,10 @@ def test_every_command_is_documented():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in COMMANDS:
         assert re.search(rf"posttrain {name}\b", text), name
+
+
+def test_pages_that_the_code_names_are_there():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "posttrain").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"docs/[\w-]+\.md", text)}
+    assert "docs/sandbox.md" in named
+    assert {name for name in named if not (ROOT / name).exists()} == set()

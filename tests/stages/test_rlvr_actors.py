@@ -16,8 +16,10 @@ from tests.stages.test_rlvr import Quiet, as_before, inputs, run, same  # noqa: 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray")
 
-KILLS = 10
-LIMIT = 900  # seconds that the whole run may take, kills and restarts included
+KINDS = ["ray::RolloutActor", "posttrain.verifiers.worker", "learner"]
+KILLS = 10  # of each kind
+STEPS = 700  # enough for the last kill to find it at work
+LIMIT = 1800  # seconds that the whole run may take, kills and restarts included
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,31 +64,30 @@ def test_a_wait_says_what_it_waits_for(inputs, monkeypatch):  # noqa: F811
     )
 
 
-DRIVER = """
+DRIVER = f"""
 import sys, torch
 from pathlib import Path
 from tests.stages.test_rlvr import Quiet, run
 torch.set_num_threads(1)
-run(Path(sys.argv[1]), "killed", Quiet(), steps=40, prompts_per_step=8, rollout_actors=2, staleness=1)
+run(Path(sys.argv[1]), "killed", Quiet(), steps={STEPS}, prompts_per_step=8, rollout_actors=2, staleness=1)
 """
 
 
-def test_ten_kills_of_any_process_lose_no_rollout_and_repeat_none(inputs, ray_folder):  # noqa: F811
+def test_ten_kills_of_each_kind_of_process_lose_no_rollout_and_repeat_none(inputs, ray_folder):  # noqa: F811
     """Rollout actors, verifier workers and the learner itself, at random; the learner is started again each time."""
     draw, ends = random.Random(5), time.monotonic() + LIMIT
     command = [sys.executable, "-c", DRIVER, str(inputs)]
     environment = os.environ | {"RLVR_KILLED_IN": str(inputs)}  # by which its children are known
     learner = subprocess.Popen(command, env=environment)
     killed: list[str] = []
-    # The first of each kind in turn, then any.
-    kinds = ["ray::RolloutActor", "posttrain.verifiers.worker", "learner"]
+    order = draw.sample(KINDS * KILLS, len(KINDS) * KILLS)
     try:
         while learner.poll() is None:
             assert time.monotonic() < ends, f"still running after {LIMIT} s and kills of {killed}"
             time.sleep(draw.uniform(0.5, 2.5))
-            if len(killed) == KILLS:
+            if len(killed) == len(order):
                 continue
-            kind = kinds[len(killed)] if len(killed) < len(kinds) else draw.choice(kinds)
+            kind = order[len(killed)]
             if kind == "learner":
                 learner.kill()
                 learner.wait()
@@ -99,9 +100,9 @@ def test_ten_kills_of_any_process_lose_no_rollout_and_repeat_none(inputs, ray_fo
         assert learner.returncode == 0
     finally:
         learner.kill()
-    assert set(killed) == set(kinds) and len(killed) == KILLS
+    assert killed == order, "the run ended before the last kill"
     found = rows(inputs / "killed" / "output")
-    assert [row["step"] for row in found] == list(range(1, 41))
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     tokens = sum(row["response_tokens"] for row in found) * 32 * 2
     assert found[-1]["trained_tokens"] == pytest.approx(tokens)
     assert all(row["staleness"] <= 1 for row in found)
