@@ -1,5 +1,6 @@
 """Do sampler and learner agree on the same tokens at the same weights?"""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from posttrain.errors import PosttrainError
@@ -35,3 +36,12 @@ class GapWatch:
             "dtype, other position ids or another temperature), so the gradients would be wrong. "
             f"The weights so far are in {checkpoints}; mend the cause and run the same command again"
         )
+
+
+def larger_gap(of_actors: Mapping[str, float], of_batch: Mapping[str, float]) -> dict[str, float]:
+    """What actors tell of a batch. Their ``logp_gap`` is of prompts that both sides score; where the weights that drew
+    are still the learner's, the gap that it saw on the drawn tokens themselves counts if it is larger."""
+    told = dict(of_actors)
+    if told.get("staleness") == 0:
+        told["logp_gap"] = max(told["logp_gap"], of_batch.get("logp_gap", 0.0))
+    return told

@@ -25,7 +25,7 @@ from posttrain.rl.fleet import Fleet
 from posttrain.rl.forward import over_rollout, parts, state_values
 from posttrain.rl.heldout import heldout_scores
 from posttrain.rl.plan import RolloutPlan
-from posttrain.rl.probe import GapWatch
+from posttrain.rl.probe import GapWatch, larger_gap
 from posttrain.rl.rewards import (
     joint_outcome,
     sample_scores,
@@ -48,7 +48,7 @@ from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
 
-VERSION = 4
+VERSION = 5
 RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync
@@ -150,10 +150,13 @@ def run(context: StageContext) -> dict[str, Any]:
             scores_B, weights_B = sample_scores(
                 outcomes,
                 verified_shares(rollout, verdicts, settings.verifier_weights),
+                rollout.response_BT,
                 rollout.finished_B,
                 settings.verification_reward,
                 settings.no_eos_reward,
                 added_B=reward_scores(context, models, rollout),
+                min_response_tokens=settings.min_response_tokens,
+                mask_truncated=settings.mask_truncated,
             )
             figures = rollout_figures(rollout, outcomes, scores_B)
             if settings.shuffle_rewards:
@@ -163,7 +166,7 @@ def run(context: StageContext) -> dict[str, Any]:
             # Learn: fixed targets first, then several passes over the batch.
             experience = gather_experience(context, models, rollout, scores_B, weights_B)
             figures |= experience.figures | learn(context, models, optimizers, rollout, experience, step)
-            figures |= source.figures  # an actor's gap was measured at its own weights
+            figures |= larger_gap(source.figures, figures)
             learned = time.perf_counter()
             source.learned(step + 1)
             synced = time.perf_counter()

@@ -227,6 +227,8 @@ def test_a_verifier_that_only_looks_for_a_keyword_is_hacked_and_the_alarm_says_s
     shutil.copytree(honest, inputs / "honest-policy", dirs_exist_ok=True)
     progress = Quiet()
     hacked = GRPO | {"model": "honest-policy", "data": "keyword.jsonl", "heldout": "meant.jsonl", "heldout_every": 10}
+    _, one_interval = run(inputs, "one interval", Quiet(), **hacked | {"heldout_every": 30}, steps=30)
+    assert one_interval["metrics"]["alarms"] == 1
     _, result = run(inputs, "keyword", progress, **hacked, steps=30)
     assert result["metrics"]["heldout_best_step"] == 0 and result["metrics"]["heldout_best"] > 0.6
     assert result["metrics"]["score_last"] > result["metrics"]["score_first"]
@@ -282,6 +284,7 @@ def correct_of(rollout) -> torch.Tensor:
     [
         ({"reward_model": "policy"}, "not a reward model"),
         ({"kl_bound": 3.0}, "needs heldout"),
+        ({"verifier_weights": {"MATH": 0.5}}, "verifier_weights names math, which no prompt asks; they ask substring"),
         ({"kl_bound": 3.0, "heldout": "heldout.jsonl", "beta": 0.0}, "beta above 0"),
         ({"algorithm": "grpo", "value_initialisation": "random"}, "has no value model"),
         ({"heldout": "prompts.jsonl"}, "8 of the 8 prompts of heldout prompts.jsonl are among those trained on"),

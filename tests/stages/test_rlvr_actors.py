@@ -50,6 +50,8 @@ def test_batches_are_as_old_as_told_and_two_actors_share_them(inputs):  # noqa: 
     assert [row["staleness"] for row in rows(one)] == [0.0, 1.0, 1.0, 1.0, 1.0]
     assert all(row["logp_gap"] < 1e-5 for row in rows(one) + rows(two))  # at the weights that drew
     assert rows(one)[0]["policy_drift"] < 1e-5 < rows(one)[1]["policy_drift"]
+    published, _ = run(inputs, "published", rollout_actors=1, mode="tulu3", **settings)
+    assert rows(published)[0]["policy_drift"] < 1e-5 < rows(published)[1]["policy_drift"]
     tokens = [row["response_tokens"] for row in rows(one)]
     assert sum(tokens) * 32 * 2 == pytest.approx(first["metrics"]["trained_tokens"])
     assert tokens == [row["response_tokens"] for row in rows(two)], "who draws a sample does not change it"
