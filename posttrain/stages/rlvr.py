@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
+from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sampler
 from posttrain.models.heads import save_scorer
@@ -71,11 +72,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if log:
         log.follow(context.name)
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
-    sampler: LocalSampler | EveryRank  # of the held-out prompts
-    if world_size() == 1:
-        sampler = local_engine(models["policy"], tokenizer.pad_token_id, done)
-    else:
-        sampler = EveryRank(engine_builder(context, models["policy"], tokenizer, done)(context.device))
+    sampler = own_engine(context, models["policy"], tokenizer, done, asked=bool(heldout))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))
 
     context.progress.start("RLVR", settings.steps, "steps", done=done)
@@ -103,6 +100,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
         def look(step: int) -> None:
             """Asks the held-out prompts; tells of over-optimisation; puts the best weights so far aside."""
+            assert sampler is not None, "there are held-out prompts"
             if isinstance(sampler, LocalSampler):  # it samples the learner's own module
                 sampler.update_weights((), step)
             with forward_precision(context.device, settings.dtype):
@@ -220,28 +218,47 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"rows": rows, "metrics": totals | first_and_last(curve)}
 
 
+def own_engine(
+    context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, done: int, *, asked: bool
+) -> Sampler | None:
+    """Of this process (of each rank): draws, unless actors do, and answers held-out prompts, if any are ``asked``."""
+    settings = context.settings
+    if world_size() > 1:
+        return EveryRank(engine_builder(context, policy, tokenizer, done)(context.device))
+    if settings.rollout_actors == 0 and settings.engine == "vllm":
+        return engine_builder(context, policy, tokenizer, done)(context.device)
+    if settings.rollout_actors > 0 and not asked:
+        return None
+    try:
+        return local_engine(policy, tokenizer.pad_token_id, done)
+    except PosttrainError as error:
+        if settings.engine == "local":
+            raise
+        raise PosttrainError(
+            f"where actors draw, the local engine asks the held-out prompts: {error}, with rollout_actors: 0; or set "
+            "heldout to null"
+        ) from error
+
+
 def rollout_source(
     context: StageContext,
     plan: RolloutPlan,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sampler: LocalSampler | EveryRank,
+    sampler: Sampler | None,
     done: int,
 ) -> RolloutSource:
     """The learner's own module, an engine beside it (in each rank, if there are several), or Ray actors."""
     settings = context.settings
-    if isinstance(sampler, EveryRank):
-        return OwnProcess(sampler, plan, context.device, settings.dtype, done, policy)
-    if settings.engine == "local" and settings.rollout_actors == 0:
-        return OwnProcess(sampler, plan, context.device, settings.dtype, done)
-    build = engine_builder(context, policy, tokenizer, done)
     if settings.rollout_actors == 0:
-        return OwnProcess(build(context.device), plan, context.device, settings.dtype, done, policy)
+        assert sampler is not None, "nothing else draws"
+        sent = None if isinstance(sampler, LocalSampler) else policy
+        return OwnProcess(sampler, plan, context.device, settings.dtype, done, sent)
+    build = engine_builder(context, policy, tokenizer, done)
     return Fleet(
         partial(build, context.device, gpus=settings.gpus_per_actor),
         plan,
         policy,
-        sampler.score,
         [prompt.token_ids for prompt in plan.prompts[:PROBE_PROMPTS] if len(prompt.token_ids) > 1],
         actors=settings.rollout_actors,
         staleness=settings.staleness,

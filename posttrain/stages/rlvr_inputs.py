@@ -51,6 +51,11 @@ def check_device(settings: Any, device: str) -> None:
             f"dtype is {settings.dtype}, but on a CPU RLVR runs in float32, where the sampler's log-probabilities are "
             "the learner's to 1e-5"
         )
+    if device == "cpu" and settings.gpus_per_actor > 0:
+        raise PosttrainError(
+            f"gpus_per_actor is {settings.gpus_per_actor:g}, but RLVR runs on a CPU here, and so do its actors: set it "
+            "to 0, or run on a GPU"
+        )
     if device == "cuda" and settings.rollout_actors > 0 and settings.gpus_per_actor == 0:
         raise PosttrainError(
             "rollout_actors without a GPU would draw on one CPU thread each while the learner's GPU waits: set "
