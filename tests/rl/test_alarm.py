@@ -1,11 +1,16 @@
 """The alarm on recorded and made-up traces."""
 
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
 from posttrain.rl.alarm import Look, OveroptimisationAlarm, paired_difference
+
+
+TRACES = Path(__file__).with_name("traces.json")
 
 
 def looks(rewards, shares, prompts=200, kls=None, seed=0):
@@ -105,3 +110,26 @@ def test_the_error_is_that_of_paired_differences():
     # Differences 1, 0, −1, 0: mean 0, variance 2/3.
     assert paired_difference([1, 0, 0, 1], [0, 0, 1, 1]) == (0.0, pytest.approx(math.sqrt(2 / 3 / 4)))
     assert paired_difference([1], [0]) == (1, math.inf)
+
+
+def replayed(name: str) -> list[str | None]:
+    """What the alarm says to a run on file: each step's reward and KL, and the looks between them."""
+    trace = json.loads(TRACES.read_text())[name]
+    alarm, told = OveroptimisationAlarm(trace["kl_bound"]), []
+    for step in range(len(trace["reward"]) + 1):
+        if scores := trace["looks"].get(str(step)):
+            told.append(alarm.look(step, [float(score) for score in scores]))
+        if step < len(trace["reward"]):
+            alarm.record(trace["reward"][step], trace["kl"][step])
+    return told
+
+
+def test_a_recorded_hack_is_told_at_every_look_after_the_first():
+    """The keyword verifier of tests/stages/test_rlvr.py, GRPO, 30 steps."""
+    first, *later = replayed("keyword")
+    assert first is None and len(later) == 3 and all(reason and "fell from 100.0%" in reason for reason in later)
+
+
+def test_it_stays_silent_on_the_recorded_quickstart():
+    """PPO on seed 1 with 200 preference prompts held out (docs/rlvr.md): reward and held-out share both rise."""
+    assert replayed("quickstart") == [None] * 7
