@@ -2,8 +2,8 @@
 
 FLOPs: 6 for each parameter and trained token, 2 for each token that only goes forward, 2 more where activations are
 made again. Memory: fp32 masters, gradients and Adam's two moments, shared evenly over the ranks (FSDP), a micro-batch's
-activations in bf16, what is gathered, and a chunk of logits. Disk: the model, and three checkpoints: two are kept while
-a third is written.
+activations in the stage's dtype, what is gathered, a chunk of logits, and RLVR's engine. Disk: the model, and three
+checkpoints: two are kept while a third is written.
 """
 
 import math
@@ -25,6 +25,7 @@ GIB = 2**30
 USABLE = 0.92  # of a GPU's memory: the rest is CUDA's context and the allocator's waste
 LOGITS = 2**24  # of one chunk, as training/logprobs.py has it
 CHECKPOINTS = 3  # on disk at once
+VLLM = 0.45  # of a GPU that it shares with the learner, as rl/engines.py has it
 Config = Mapping[str, Any]
 
 
@@ -189,16 +190,23 @@ def state_bytes(shape: Shape, ranks: int, *, eight_bit: bool = False) -> float:
     return shape.parameters * (10 if eight_bit else 16) / ranks
 
 
-def activation_bytes(shape: Shape, tokens: int, *, again: bool, gathered: bool = True) -> float:
-    """Of a micro-batch of ``tokens``, in bf16. ``again``: only the layers' inputs are kept, and one layer's inside.
+def activation_bytes(shape: Shape, tokens: int, *, again: bool, gathered: bool = True, number: int = 2) -> float:
+    """Of a micro-batch of ``tokens``. ``again``: only the layers' inputs are kept, and one layer's inside.
 
-    ``gathered``: with the whole head and its gradient in fp32, and two layers, which ranks gather.
+    ``gathered``: with the whole head and its gradient in fp32, and two layers, which ranks gather. ``number``: bytes of
+    one in the forward's dtype.
     """
-    inside = 2 * tokens * (8 * shape.hidden + 4 * shape.intermediate)
-    kept = 2 * tokens * shape.hidden * shape.layers + inside if again else inside * shape.layers
+    inside = number * tokens * (8 * shape.hidden + 4 * shape.intermediate)
+    kept = number * tokens * shape.hidden * shape.layers + inside if again else inside * shape.layers
     logits = 2 * 4 * min(tokens * shape.vocabulary, LOGITS)
-    whole = 2 * 4 * shape.hidden * shape.vocabulary + 2 * 2 * shape.layer
+    whole = 2 * 4 * shape.hidden * shape.vocabulary + 2 * number * shape.layer
     return kept + logits + (whole if gathered else 0)
+
+
+def vllm_bytes(weights: float, memory: float) -> float:
+    """Of a GPU of ``memory`` bytes that it shares: all it sets aside, and where ``weights`` do not go into that, more
+    than the GPU has."""
+    return VLLM * memory if weights < VLLM * memory else weights / VLLM
 
 
 def published_error(recipe: Recipe, stage: StagePlan) -> tuple[float, float] | None:
@@ -270,9 +278,12 @@ def _stage(
         memory = P * (1 if lora.four_bit else 4)
     if getattr(settings, "cpu_offload", False) and gpus > 1:
         memory = 0.0
-    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again, gathered=gpus > 1)
-    if settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; vLLM's sleeps while ranks learn
-        memory += max(activations, 2 * P) if settings.engine == "vllm" else activations + 4 * P
+    number = 4 if settings.dtype == "float32" else 2
+    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again, gathered=gpus > 1, number=number)
+    if settings.kind == "rlvr" and settings.engine == "vllm" and not settings.rollout_actors:  # asleep while it learns
+        memory += max(activations, vllm_bytes(number * P, on.memory * GIB))
+    elif settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; one process samples its own
+        memory += activations + 4 * P
     else:
         memory += activations
     seconds = flops / (gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))

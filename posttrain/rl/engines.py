@@ -21,6 +21,7 @@ from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import whole_weights
 
 EngineName = Literal["local", "vllm"]
+SHARED = 0.45  # of a GPU: vLLM's share beside the learner
 
 
 def build_engine(
@@ -39,7 +40,7 @@ def build_engine(
     ``gpus`` of its own; 0: it shares the learner's, and leaves it half of the memory.
     """
     if engine == "vllm":
-        memory = 0.9 if gpus >= 1 else 0.45
+        memory = 0.9 if gpus >= 1 else SHARED
         return VllmSampler(
             folder,
             dtype=dtype,

@@ -115,12 +115,34 @@ def test_a_reward_model_beside_the_verifiers_costs_memory_and_time():
     assert beside.seconds > alone.seconds
 
 
+def test_activations_in_float32_take_twice_those_in_bfloat16():
+    """Beside states, whole head and logits, which are fp32 in both."""
+    one, two = (planned("tulu3-8b", "8xH100", f"stages.sft.dtype={dtype}")["sft"] for dtype in ("bfloat16", "float32"))
+    layer = 2 * 4096 * 128 * (32 + 8) + 3 * 4096 * 14336 + 2 * 4096  # two of them are gathered
+    activations = 16384 * (8 * 4096 + 4 * 14336) * 32
+    assert two.memory - one.memory == pytest.approx(2 * (activations + 2 * layer) / 2**30, rel=1e-6)
+
+
+def test_vllm_takes_its_share_of_the_gpu_beside_the_state():
+    """On one GPU and on several; with the state and a small micro-batch nothing else counts."""
+    vllm = ["stages.rlvr.engine=vllm", "stages.rlvr.activation_checkpointing=true"]
+    states = {1: 16 + 16 + 4, 8: 4.5}  # bytes a parameter: policy, value model, reference
+    for gpus, state in states.items():
+        found = planned("tulu3-8b", f"{gpus}xH100", *vllm, "stages.rlvr.micro_batch_tokens=1024")["rlvr"]
+        assert found.memory == pytest.approx(state * 8.03e9 / 2**30 + 0.45 * 80, rel=1e-3)
+    elsewhere = planned("tulu3-8b", "H100", *vllm, "stages.rlvr.rollout_actors=1", "stages.rlvr.gpus_per_actor=1")
+    assert elsewhere["rlvr"].memory < planned("tulu3-8b", "H100", *vllm)["rlvr"].memory
+    large = planned("tulu3-70b", "1024xH100", *vllm)["rlvr"]  # 131 GiB of weights do not go into 36
+    assert large.memory > 80 and "would fit" not in large.advice
+
+
 def test_logits_and_checkpoints_are_held_as_the_trainer_does():
-    from posttrain.recipe.plan import CHECKPOINTS, LOGITS
+    from posttrain.recipe.plan import CHECKPOINTS, LOGITS, VLLM
+    from posttrain.rl.engines import SHARED
     from posttrain.training.checkpoint import KEPT
     from posttrain.training.logprobs import KEPT_LOGITS
 
-    assert (LOGITS, CHECKPOINTS) == (KEPT_LOGITS, KEPT + 1)
+    assert (LOGITS, CHECKPOINTS, VLLM) == (KEPT_LOGITS, KEPT + 1, SHARED)
     found = planned("tulu3-8b", "8xH100")
     assert found["sft"].disk == pytest.approx((4 + 3 * 12) * 8.03e9 / 2**30, rel=1e-3)
     assert found["rlvr"].disk == pytest.approx(2 * found["sft"].disk, rel=1e-3)  # with the value model
