@@ -23,7 +23,7 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.cli.columns import table
     from posttrain.pipeline.progress import duration
     from posttrain.recipe.load import load_recipe
-    from posttrain.recipe.plan import known, machine, plan, published_error
+    from posttrain.recipe.plan import complaint, known, machine, plan, published_error
 
     recipe = load_recipe(args.recipe, args.overrides)
     on = machine(args.gpus, args.price)
@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
     print(f"in all {hours:,.1f} GPU-hours, ${cost:,.0f}. Preferences, data and evaluation are not counted.")
     for stage in planned:
         if stage.advice:
-            print(f"! {stage.name}: {stage.memory:.1f} GiB do not fit into {on.memory:g} GiB; {stage.advice}.")
+            print(f"! {complaint(stage, on)}")
     for stage in planned:
         found = published_error(recipe, stage) if args.efficiency is None and on.name == "H100" else None
         if found:

@@ -39,6 +39,10 @@ class Machine:
     peak: float
     price: float
 
+    @property
+    def usable(self) -> float:
+        return self.memory * USABLE
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -122,7 +126,7 @@ def plan(
             tokens = _tokens_of(recipe, settings.tokens_of, planned)
         made = _stage(recipe, name, settings, on, config_of, rows_of, efficiency, tokens)
         refused = _refused(settings, made.gpus)
-        if refused or made.memory > on.memory * USABLE:
+        if refused or made.memory > on.usable:
             made = replace(made, advice=refused or _advice(recipe, name, settings, on, config_of))
         planned.append(made)
     return planned
@@ -207,6 +211,12 @@ def vllm_bytes(weights: float, memory: float) -> float:
     """Of a GPU of ``memory`` bytes that it shares: all it sets aside, and where ``weights`` do not go into that, more
     than the GPU has."""
     return VLLM * memory if weights < VLLM * memory else weights / VLLM
+
+
+def complaint(stage: StagePlan, on: Machine) -> str:
+    """Why a stage with advice cannot run on that machine, and the advice."""
+    short = f"{stage.memory:.1f} GiB do not fit into the {on.usable:.1f} GiB that are usable of {on.memory:g}; "
+    return f"{stage.name}: {short if stage.memory > on.usable else ''}{stage.advice}."
 
 
 def published_error(recipe: Recipe, stage: StagePlan) -> tuple[float, float] | None:
@@ -300,7 +310,7 @@ def _advice(recipe: Recipe, name: str, settings: Any, on: Machine, config_of: Ca
 
     def fits(changed: Any, gpus: int) -> bool:
         made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None, given=1)
-        return made.memory <= on.memory * USABLE and not _refused(changed, gpus)
+        return made.memory <= on.usable and not _refused(changed, gpus)
 
     alone = _needs_one(settings)
     options: list[dict[str, Any]] = [{"activation_checkpointing": True}]

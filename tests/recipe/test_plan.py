@@ -234,3 +234,13 @@ def test_unknown_sizes_are_named():
 def test_a_layer_is_counted_once_whatever_its_heads():
     one = Shape(64, 128, 1, 4, 4, 10, True, 16)
     assert one.layer == 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+
+
+def test_a_refusal_is_told_without_a_shortage_that_is_none(capsys):
+    from posttrain.cli.main import main
+
+    recipe = str(RECIPES / "tulu3-8b-node.yaml")
+    assert main(["plan", recipe, "--gpus", "8xH100", "--set", "stages.sft.replicas=3"]) == 0
+    assert "! sft: replicas: 3 does not divide 8 GPUs." in capsys.readouterr().out
+    assert main(["plan", recipe, "--gpus", "8xRTX4090", "--set", "stages.rlvr.engine=local"]) == 0
+    assert "do not fit into the 22.1 GiB that are usable of 24; " in capsys.readouterr().out
