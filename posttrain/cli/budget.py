@@ -58,9 +58,9 @@ def execute(args: argparse.Namespace) -> int:
     for stage in planned:
         if stage.advice:
             print(f"! {complaint(stage, on)}")
-    for stage in planned:
-        found = published_error(recipe, stage) if args.efficiency is None and on.name == "H100" else None
-        if found:
+    as_published = args.efficiency is None and not args.overrides and on.name == "H100"
+    for stage in planned if as_published else ():
+        if found := published_error(recipe, stage):
             stopped = f" for {known()['episodes'][recipe.name]:,} episodes" if stage.episodes else ""
             paper = f"the paper's run took {found[0]:,} H100-hours{stopped}"
             print(f"  {stage.name}: {paper}; this plan is {100 * found[1]:+.0f} % off.")

@@ -93,11 +93,13 @@ class StagePlan:
 
 
 def machine(text: str, price: float | None = None) -> Machine:
-    """``8xH100`` → the machine. Raises PosttrainError for another form or an unknown GPU."""
+    """``8xH100`` → the machine. Raises PosttrainError for another form, an unknown GPU or a negative price."""
     found = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9-]+)", text)
     gpus = {name.lower(): (name, figures) for name, figures in known()["gpus"].items()}
     if found is None or found[2].lower() not in gpus or int(found[1] or 1) < 1:
         raise PosttrainError(f"--gpus {text}: write NUMBERxKIND, such as 8xH100. Kinds: {', '.join(known()['gpus'])}.")
+    if price is not None and not 0 <= price < math.inf:
+        raise PosttrainError(f"--price {price:g}: dollars for an hour of one GPU are wanted, at least 0.")
     name, (memory, peak, usual) = gpus[found[2].lower()]
     return Machine(name, int(found[1] or 1), memory, peak, usual if price is None else price)
 
@@ -113,9 +115,11 @@ def plan(
     """The training stages in running order.
 
     ``config_of``: a model's config.json, None where it is not here. ``rows_of``: the rows of a local file.
-    ``efficiency``: the share of peak FLOP/s in place of the published runs'. Raises PosttrainError for a model or a
-    data set of unknown size.
+    ``efficiency``: the share of peak FLOP/s in place of the published runs'. Raises PosttrainError for a share
+    that is none, and for a model or a data set of unknown size.
     """
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise PosttrainError(f"--efficiency {efficiency:g}: a share above 0 and up to 1 is wanted, such as 0.35.")
     planned: list[StagePlan] = []
     for name in order(recipe.stages):
         settings: Any = recipe.stages[name]
@@ -296,7 +300,8 @@ def _stage(
         memory += activations + 4 * P
     else:
         memory += activations
-    seconds = flops / (gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
+    share = known()["efficiency"][settings.kind] if efficiency is None else efficiency
+    seconds = flops / (gpus * on.peak * share)
     learned = sum(model.parameters for model, learns in held if learns)
     disk = 4 * learned + (12 * learned * CHECKPOINTS if lora is None else 0)
     paid = gpus + math.ceil(getattr(settings, "rollout_actors", 0) * getattr(settings, "gpus_per_actor", 0))

@@ -244,3 +244,23 @@ def test_a_refusal_is_told_without_a_shortage_that_is_none(capsys):
     assert "! sft: replicas: 3 does not divide 8 GPUs." in capsys.readouterr().out
     assert main(["plan", recipe, "--gpus", "8xRTX4090", "--set", "stages.rlvr.engine=local"]) == 0
     assert "do not fit into the 22.1 GiB that are usable of 24; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--efficiency=0", "--efficiency=-1", "--efficiency=35", "--efficiency=nan", "--price=-3"]
+)
+def test_shares_and_prices_that_are_none_are_refused(wrong, capsys):
+    from posttrain.cli.main import main
+
+    assert main(["plan", str(RECIPES / "tulu3-8b.yaml"), "--gpus", "8xH100", wrong]) == 2
+    assert wrong.replace("=", " ") in capsys.readouterr().err
+
+
+def test_only_the_papers_own_settings_are_held_against_its_hours(capsys):
+    from posttrain.cli.main import main
+
+    command = ["plan", str(RECIPES / "tulu3-8b.yaml"), "--gpus", "8xH100"]
+    assert main(command) == 0
+    assert "the paper's run took 192 H100-hours" in capsys.readouterr().out
+    assert main([*command, "--set", "stages.sft.epochs=20"]) == 0
+    assert "paper" not in capsys.readouterr().out
