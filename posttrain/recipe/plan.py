@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from posttrain.errors import PosttrainError
-from posttrain.recipe.references import order
+from posttrain.recipe.references import TRAINING, order
 from posttrain.recipe.schema import Mixture, Recipe
 from posttrain.recipe.tables import TABLES, table
 
@@ -123,7 +123,7 @@ def plan(
     planned: list[StagePlan] = []
     for name in order(recipe.stages):
         settings: Any = recipe.stages[name]
-        if settings.kind not in known()["efficiency"]:
+        if settings.kind not in TRAINING:
             continue
         tokens = None
         if getattr(settings, "tokens_of", ()):
@@ -157,9 +157,10 @@ def _response(settings: Any) -> int:
 
 
 def _needs_one(settings: Any) -> list[str]:
-    """The options by which a stage trains in a single process."""
+    """By what a stage trains in a single process: its options or its kind."""
     eight_bit, actors = getattr(settings, "optimizer", "") == "adamw_8bit", getattr(settings, "rollout_actors", 0)
     found = {"lora": getattr(settings, "lora", None), "adamw_8bit": eight_bit, "rollout_actors": actors}
+    found["pretrain"] = settings.kind == "pretrain"
     return [name for name, given in found.items() if given]
 
 
@@ -253,7 +254,7 @@ def _stage(
 ) -> StagePlan:
     """``given``: the tokens that it trains on, where its rows do not tell."""
     gpus = 1 if _needs_one(settings) else on.gpus
-    shape = shape_of(_base(recipe, settings.model), config_of)
+    shape = _shape(recipe, f"stage:{name}", config_of)
     per_row, P, episodes = known()["tokens"], shape.parameters, 0
     again = getattr(settings, "activation_checkpointing", False)
     lora = getattr(settings, "lora", None)
@@ -269,14 +270,17 @@ def _stage(
         if settings.beta:
             held.append((shape, False))
         if settings.reward_model:
-            judge = shape_of(_base(recipe, settings.reward_model), config_of)
+            judge = _shape(recipe, settings.reward_model, config_of)
             forward += 2 * judge.parameters
             held.append((judge, False))
         if settings.value_model and settings.algorithm == "ppo":
-            value = shape_of(_base(recipe, settings.value_model), config_of)
+            value = _shape(recipe, settings.value_model, config_of)
             learn, forward = learn + trained * value.parameters * settings.epochs, forward + 2 * value.parameters
             held.append((value, True))
         flops = tokens * (learn + forward) + 2 * P * episodes * response
+    elif settings.kind == "pretrain":
+        tokens = settings.tokens // settings.batch_tokens * settings.batch_tokens
+        flops = tokens * P * trained
     else:
         per = per_row["conversation" if settings.kind == "sft" else "preference"]
         tokens = given or _rows(recipe, settings.data, rows_of) * settings.epochs * per
@@ -293,7 +297,8 @@ def _stage(
     if getattr(settings, "cpu_offload", False) and gpus > 1:
         memory = 0.0
     number = 4 if settings.dtype == "float32" else 2
-    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again, gathered=gpus > 1, number=number)
+    batch = settings.batch_tokens if settings.kind == "pretrain" else settings.micro_batch_tokens
+    activations = activation_bytes(shape, batch, again=again, gathered=gpus > 1, number=number)
     if settings.kind == "rlvr" and settings.engine == "vllm" and not settings.rollout_actors:  # asleep while it learns
         memory += max(activations, vllm_bytes(number * P, on.memory * GIB))
     elif settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; one process samples its own
@@ -318,6 +323,8 @@ def _advice(recipe: Recipe, name: str, settings: Any, on: Machine, config_of: Ca
         return made.memory <= on.usable and not _refused(changed, gpus)
 
     alone = _needs_one(settings)
+    if settings.kind == "pretrain":
+        return f"does not fit on one {on.name}, and several cannot share it: lower batch_tokens"
     options: list[dict[str, Any]] = [{"activation_checkpointing": True}]
     if settings.kind == "rlvr":
         longest = settings.max_prompt_tokens + settings.max_response_tokens
@@ -345,14 +352,17 @@ def _told(option: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}: {str(value).lower()}" for key, value in option.items())
 
 
-def _base(recipe: Recipe, reference: str) -> str:
-    """The model outside of the recipe that a reference leads back to; a stage that makes one from nothing itself."""
+def _shape(recipe: Recipe, reference: str, config_of: Callable[[str], Config | None]) -> Shape:
+    """Of the model outside of the recipe that a reference leads back to, or of a stage that makes one from nothing."""
     while reference.startswith("stage:"):
         settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]]
+        if settings.kind == "pretrain":
+            sizes = (settings.hidden, settings.intermediate, settings.layers, settings.heads, settings.heads)
+            return Shape(*sizes, settings.vocabulary, True, settings.hidden // settings.heads)
         if not hasattr(settings, "model"):
-            return reference
+            raise PosttrainError(f"{reference}: a {settings.kind} stage makes no model.")
         reference = settings.model
-    return reference
+    return shape_of(reference, config_of)
 
 
 def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) -> int:

@@ -10,6 +10,7 @@ from posttrain.errors import PosttrainError
 from posttrain.nano import BASE_MODEL
 from posttrain.recipe.load import load_recipe
 from posttrain.recipe.plan import Shape, known, machine, plan, published_error, shape_of, state_bytes
+from posttrain.recipe.references import TRAINING
 from posttrain.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -212,9 +213,23 @@ def test_every_shipped_recipe_plans(path, monkeypatch):
     config = json.loads((BASE_MODEL / "config.json").read_text())
     recipe = load_recipe(path)
     found = plan(recipe, machine("64xH100"), lambda reference: config if reference == "nano" else None)
-    trained = {name for name, settings in recipe.stages.items() if settings.kind in known()["efficiency"]}
+    trained = {name for name, settings in recipe.stages.items() if settings.kind in TRAINING}
     assert {stage.name for stage in found} == trained
     assert all(stage.tokens > 0 and stage.seconds > 0 and stage.memory > 0 for stage in found)
+
+
+def test_pretraining_and_what_starts_from_it_have_the_sizes_of_its_settings():
+    """Those of the shipped model, which these settings made, trained once on every token."""
+    stages = load_recipe(RECIPES / "nano-base.yaml").model_dump()["stages"]
+    stages["sft"] = {"kind": "sft", "data": "f", **LLAMA, "model": "stage:base"}
+    recipe = Recipe.model_validate({"name": "x", "stages": {name: stages[name] for name in ("base", "sft")}})
+    config = json.loads((BASE_MODEL / "config.json").read_text())
+    P = shape_of("nano", lambda reference: config).parameters
+    base, sft = plan(recipe, machine("8xH100"), lambda reference: None, lambda reference: 1000, efficiency=0.5)
+    tokens = 3_000_000 // 4096 * 4096
+    assert (base.gpus, base.tokens) == (1, tokens)
+    assert base.seconds == pytest.approx(6 * P * tokens / (0.5 * 989e12))
+    assert sft.disk == pytest.approx((4 + 3 * 12) * P / 2**30)
 
 
 def test_unknown_sizes_are_named():
@@ -224,9 +239,8 @@ def test_unknown_sizes_are_named():
         planned("tulu3-8b", "8xH100", "stages.sft.model=some/model")
     with pytest.raises(PosttrainError, match="some/data: how many rows"):
         planned("tulu3-8b", "8xH100", "stages.sft.data=some/data")
-    made = {"kind": "synthesize"}, {"kind": "pretrain"}
-    for change, said in (({"data": "stage:a/none.jsonl"}, "stage:a/none.jsonl"), ({"model": "stage:b"}, "stage:b")):
-        given = {"a": made[0], "b": made[1], "sft": {"kind": "sft", "data": "stage:a", **LLAMA, **change}}
+    for change, said in (({"data": "stage:a/none.jsonl"}, "stage:a/none.jsonl"), ({"model": "stage:a"}, "no model")):
+        given = {"a": {"kind": "synthesize"}, "sft": {"kind": "sft", "data": "stage:a", **LLAMA, **change}}
         with pytest.raises(PosttrainError, match=said):
             plan(Recipe.model_validate({"name": "x", "stages": given}), machine("8xH100"), lambda reference: None)
 
