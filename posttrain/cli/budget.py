@@ -68,12 +68,21 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def config_of(reference: str) -> dict[str, Any] | None:
-    """The config.json of a local model, or of the shipped one."""
+    """The config.json of a local model, or of the shipped one. Raises PosttrainError for one that is none."""
+    from posttrain.errors import PosttrainError
     from posttrain.nano import BASE_MODEL
 
     folder = BASE_MODEL if reference == "nano" else Path(reference).expanduser()
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PosttrainError(f"{path}: no JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise PosttrainError(f"{path}: no JSON object.")
+    return config
 
 
 def rows_of(reference: str) -> int | None:

@@ -46,7 +46,8 @@ def execute(args: argparse.Namespace) -> int:
         raise PosttrainError(
             f"{args.base}: its sizes are unknown here. Download it and give its folder: --base FOLDER."
         )
-    if (config or {}).get("final_logit_softcapping"):
+    text_config = (config or {}).get("text_config", config or {})
+    if text_config.get("final_logit_softcapping"):
         raise PosttrainError(f"{args.base}: it caps its logits after the head, which no loss here does. Take Gemma 3.")
     gpus = f"{args.gpus}xH100" if args.gpus.isdecimal() else args.gpus
     wish = Wish(
@@ -54,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
         base=args.base,
         data=data,
         chat_template=None if has_template(args.base) else "tulu",
-        context=(config or {}).get("max_position_embeddings", 8192),
+        context=text_config.get("max_position_embeddings", 8192),
         rows={kind: rows_of(file) or 0 for kind, file in data.items()},
         config=config,
         machine=None if args.gpus == "0" else machine(gpus),

@@ -194,6 +194,9 @@ class MixtureStatistics(Strict):
     train_on: Literal["all_assistant_turns", "last_turn"] = "all_assistant_turns"
 
 
+STANDS_FOR_SOURCES = ("table", "variant", "without")
+
+
 class Mixture(Strict):
     """``table``, ``variant`` and ``without`` (parts of it) may stand for rows and sources: written out when read."""
 
@@ -208,7 +211,7 @@ class Mixture(Strict):
     @model_validator(mode="before")
     @classmethod
     def written_out(cls, content: Any) -> Any:
-        if not isinstance(content, dict) or not {"table", "variant"} & content.keys():
+        if not isinstance(content, dict) or not set(STANDS_FOR_SOURCES) & content.keys():
             return content
         content = dict(content)
         if content.get("table", "") is None:  # a recipe that extends one with a table names sources instead
@@ -216,10 +219,15 @@ class Mixture(Strict):
             return content
         name, variant = content.pop("table", None), content.pop("variant", "full")
         without = content.pop("without", ())
+        if not isinstance(without, list | tuple) or not all(isinstance(part, str) for part in without):
+            raise ValueError(f"without: a list of names of parts is wanted, not {without!r}")
         for key, value, known in (("table", name, TABLES), ("variant", variant, VARIANTS)):
             if value not in known:
                 raise ValueError(f"{key} is {value!r}, not one of {', '.join(known)}")
-        sources = [*sources_of(name, variant, without), *(content.get("sources") or ())]
+        own = content.get("sources") or []
+        if not isinstance(own, list | tuple):
+            return {"rows": table(name).rows} | content  # which the field refuses
+        sources = [*sources_of(name, variant, without), *own]
         return {"rows": table(name).rows} | content | {"sources": sources}
 
 

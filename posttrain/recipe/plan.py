@@ -173,7 +173,7 @@ def _refused(settings: Any, gpus: int) -> str:
 
 
 def shape_of(reference: str, config_of: Callable[[str], Config | None]) -> Shape:
-    """A model's sizes from its config.json, or from what is known of it by its hub id."""
+    """A model's sizes from its config.json, or from what is known of it by its hub id. Raises PosttrainError."""
     config = config_of(reference)
     if config is None:
         if reference not in known()["models"]:
@@ -181,6 +181,10 @@ def shape_of(reference: str, config_of: Callable[[str], Config | None]) -> Shape
                 f"{reference}: its sizes are unknown here. Name a local folder with its config.json under hub_mirror."
             )
         return Shape(*known()["models"][reference])
+    config = config.get("text_config", config)  # of a model that reads pictures as well
+    wanted = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    if missing := [key for key in wanted if key not in config]:
+        raise PosttrainError(f"{reference}: its config.json has no {', '.join(missing)}: its sizes are unknown here.")
     heads = config["num_attention_heads"]
     return Shape(
         hidden=config["hidden_size"],

@@ -232,6 +232,34 @@ def test_pretraining_and_what_starts_from_it_have_the_sizes_of_its_settings():
     assert sft.disk == pytest.approx((4 + 3 * 12) * P / 2**30)
 
 
+def test_a_model_that_reads_pictures_has_the_sizes_of_its_text_model():
+    config = json.loads((BASE_MODEL / "config.json").read_text())
+    whole = {"model_type": "gemma3", "text_config": config, "vision_config": {"hidden_size": 7}}
+    assert shape_of("x", lambda reference: whole) == shape_of("x", lambda reference: config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"hidden_size": 8}', "its config.json has no intermediate_size, num_hidden_layers, num_attention_heads, voc"),
+        ('{"text_config": {"hidden_size": 8}}', "has no intermediate_size"),
+        ("{", "config.json: no JSON: "),
+        ("[]", "config.json: no JSON object."),
+    ],
+)
+def test_a_config_without_sizes_is_named(text, said, tmp_path, capsys):
+    from posttrain.cli.main import main
+
+    (tmp_path / "config.json").write_text(text)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"messages": []}\n')
+    assert main(["init", "--base", str(tmp_path), "--data", str(data), "--out", str(tmp_path / "r.yaml")]) == 2
+    assert said in capsys.readouterr().err
+    recipe = str(RECIPES / "tulu3-8b.yaml")
+    assert main(["plan", recipe, "--gpus", "8xH100", "--set", f"stages.sft.model={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_unknown_sizes_are_named():
     with pytest.raises(PosttrainError, match="NUMBERxKIND"):
         machine("8 fast ones")

@@ -40,6 +40,26 @@ def test_preferences_that_no_pool_could_answer(change, said):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("without: 5", "without: a list of names of parts is wanted, not 5"),
+        ("without: WildChat", "without: a list of names of parts is wanted, not 'WildChat'"),
+        ("without: [5]", "wanted, not [5]"),
+        ("without: [Wild]", "without: Wild is no part of tulu3-sft"),
+        ("sources: 5", "stages.mix.sources: should be a valid tuple, not 5."),
+        ("wthout: [WildChat]", "unknown key. Did you mean 'without'?"),
+        ("sourcs: 5", "table, variant, without"),
+    ],
+)
+def test_what_is_wrong_in_a_mixture_from_a_table(change, said, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"name: r\nstages:\n  mix: {{kind: mixture, table: tulu3-sft, {change}}}\n")
+    with pytest.raises(PosttrainError) as caught:
+        load_recipe(path)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "threads=-4",
