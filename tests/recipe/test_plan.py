@@ -1,6 +1,7 @@
 """Plans against what is known otherwise: parameter counts, the trainer's own memory count, the paper's hours."""
 
 import json
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +71,20 @@ def test_gpu_hours_are_within_the_stated_error_of_the_papers(name, stage):
     hours, error = found
     assert hours == known()["published"][name][stage]
     assert abs(error) < 0.2
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward_model", "rlvr"])
+def test_the_share_of_peak_is_the_geometric_mean_of_the_published_runs(kind):
+    """A run at all of peak would take this share of the published hours."""
+    shares = []
+    for name, hours in known()["published"].items():
+        if kind in hours:
+            found = published_error(
+                load_recipe(RECIPES / f"{name}.yaml"), planned(name, "8xH100", efficiency=1.0)[kind]
+            )
+            assert found is not None
+            shares.append(1 + found[1])
+    assert known()["efficiency"][kind] == pytest.approx(statistics.geometric_mean(shares), rel=4e-3)
 
 
 def test_hours_fall_with_gpus_and_gpu_hours_stay():
