@@ -23,7 +23,7 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.cli.columns import table
     from posttrain.pipeline.progress import duration
     from posttrain.recipe.load import load_recipe
-    from posttrain.recipe.plan import known, machine, plan, published_error
+    from posttrain.recipe.plan import complaint, known, machine, plan, published_error
 
     recipe = load_recipe(args.recipe, args.overrides)
     on = machine(args.gpus, args.price)
@@ -57,10 +57,10 @@ def execute(args: argparse.Namespace) -> int:
     print(f"in all {hours:,.1f} GPU-hours, ${cost:,.0f}. Preferences, data and evaluation are not counted.")
     for stage in planned:
         if stage.advice:
-            print(f"! {stage.name}: {stage.memory:.1f} GiB do not fit into {on.memory:g} GiB; {stage.advice}.")
-    for stage in planned:
-        found = published_error(recipe, stage) if args.efficiency is None and on.name == "H100" else None
-        if found:
+            print(f"! {complaint(stage, on)}")
+    as_published = args.efficiency is None and not args.overrides and on.name == "H100"
+    for stage in planned if as_published else ():
+        if found := published_error(recipe, stage):
             stopped = f" for {known()['episodes'][recipe.name]:,} episodes" if stage.episodes else ""
             paper = f"the paper's run took {found[0]:,} H100-hours{stopped}"
             print(f"  {stage.name}: {paper}; this plan is {100 * found[1]:+.0f} % off.")
@@ -68,12 +68,21 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def config_of(reference: str) -> dict[str, Any] | None:
-    """The config.json of a local model, or of the shipped one."""
+    """The config.json of a local model, or of the shipped one. Raises PosttrainError for one that is none."""
+    from posttrain.errors import PosttrainError
     from posttrain.nano import BASE_MODEL
 
     folder = BASE_MODEL if reference == "nano" else Path(reference).expanduser()
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PosttrainError(f"{path}: no JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise PosttrainError(f"{path}: no JSON object.")
+    return config
 
 
 def rows_of(reference: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 COLUMNS = {"preference": {"chosen", "rejected"}, "verifiable": {"ground_truth"}, "conversation": {"messages"}}
@@ -18,19 +19,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    import yaml
+
     from posttrain.cli.budget import config_of, rows_of
     from posttrain.errors import PosttrainError
     from posttrain.pipeline.resolve import check
     from posttrain.recipe.init import Wish, first_recipe
-    from posttrain.recipe.load import load_recipe
-    from posttrain.recipe.plan import machine
+    from posttrain.recipe.plan import known, machine
     from posttrain.recipe.references import order
+    from posttrain.recipe.schema import Recipe
     from posttrain.stages import load_stage
 
-    name = (
-        "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(args.base).name.lower()).strip("._-") + "-first"
-    )
-    out = Path(args.out or f"{name}.yaml")
+    out = Path(args.out or f"{name_of(Path(args.base).name)}-first.yaml")
     if out.exists():
         raise PosttrainError(f"{out} is there already. Choose another file: --out FILE.")
     data = {}
@@ -42,26 +42,41 @@ def execute(args: argparse.Namespace) -> int:
             )
         data[kind] = file
     config = config_of(args.base)
-    if (config or {}).get("final_logit_softcapping"):
+    if config is None and args.base not in known()["models"]:
+        raise PosttrainError(
+            f"{args.base}: its sizes are unknown here. Download it and give its folder: --base FOLDER."
+        )
+    text_config = (config or {}).get("text_config", config or {})
+    if text_config.get("final_logit_softcapping"):
         raise PosttrainError(f"{args.base}: it caps its logits after the head, which no loss here does. Take Gemma 3.")
     gpus = f"{args.gpus}xH100" if args.gpus.isdecimal() else args.gpus
     wish = Wish(
-        name=out.stem.lower(),
+        name=name_of(out.stem),
         base=args.base,
         data=data,
         chat_template=None if has_template(args.base) else "tulu",
-        context=(config or {}).get("max_position_embeddings", 8192),
+        context=text_config.get("max_position_embeddings", 8192),
         rows={kind: rows_of(file) or 0 for kind, file in data.items()},
         config=config,
         machine=None if args.gpus == "0" else machine(gpus),
     )
-    text = first_recipe(wish)
+    text, unfit = first_recipe(wish)
+    recipe = Recipe.model_validate(yaml.safe_load(text))
+    check(recipe, order(recipe.stages), load_stage)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    recipe = load_recipe(out)
-    check(recipe, order(recipe.stages), load_stage)
-    print(f"{out}: checked, stages {', '.join(order(recipe.stages))}. Next: posttrain run {out}")
+    stages = ", ".join(order(recipe.stages))
+    if wish.machine is None or not unfit:
+        print(f"{out}: checked, stages {stages}. Next: posttrain run {out}")
+    else:
+        print(f"{out}: valid, stages {stages}, but it does not fit on {wish.machine.gpus} × {wish.machine.name}.")
+        print("\n".join(f"! {line}" for line in unfit))
     return 0
+
+
+def name_of(text: str) -> str:
+    """A recipe's name, made of what a name may hold."""
+    return re.sub("[^a-z0-9._-]+", "-", text.lower()).strip("._-") or "mine"
 
 
 def kind_of(path: Path) -> str:

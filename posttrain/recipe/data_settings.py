@@ -13,6 +13,8 @@ from posttrain.recipe.tables import TABLES, VARIANTS, sources_of, table
 Reference = Annotated[str, "reference"]  # the mark by which recipe/references.py finds them in typed settings
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 # Not written while unset: a setting that came later must not change the keys of finished stages.
 Unset: Any = Field(None, exclude_if=lambda value: value is None)
 Empty: Any = Field((), exclude_if=lambda value: not value)
@@ -34,7 +36,7 @@ class ModelOptions(Strict):
     chat_template: str | None = (
         None  # a name in data/chat.py or a path; None: the tokenizer's own, an error if it has none
     )
-    rope_positions: int | None = None  # load with this many positions instead of the model's own
+    rope_positions: Count | None = None  # load with this many positions instead of the model's own
 
 
 class Learning(Strict):
@@ -105,8 +107,8 @@ class Generation(ModelOptions):
     """What generators that ask a model have in common."""
 
     model: Reference | Endpoint
-    temperature: float = 0.7
-    top_p: float = 1.0
+    temperature: Amount = 0.7
+    top_p: Share = 1.0
     max_tokens: Count = 1024
 
 
@@ -171,12 +173,17 @@ class Synthesize(Strict):
     generator: Literal["nano"] | Annotated[Personas | BestOf | Completions | Safety, Field(discriminator="make")] = (
         "nano"
     )
-    sft: int = 2000
-    preference_prompts: int = 2000
-    rlvr: int = 4000
-    sft_shares: dict[NanoTask, float] = {"problems": 0.3, "instructions": 0.4, "facts": 0.1, "requests": 0.2}
-    preference_shares: dict[NanoTask, float] = {"problems": 0.35, "instructions": 0.45, "facts": 0.05, "requests": 0.15}
-    rlvr_shares: dict[NanoTask, float] = {"problems": 0.4, "instructions": 0.6}
+    sft: int = Field(2000, ge=0)
+    preference_prompts: int = Field(2000, ge=0)
+    rlvr: int = Field(4000, ge=0)
+    sft_shares: dict[NanoTask, Amount] = {"problems": 0.3, "instructions": 0.4, "facts": 0.1, "requests": 0.2}
+    preference_shares: dict[NanoTask, Amount] = {
+        "problems": 0.35,
+        "instructions": 0.45,
+        "facts": 0.05,
+        "requests": 0.15,
+    }
+    rlvr_shares: dict[NanoTask, Amount] = {"problems": 0.4, "instructions": 0.6}
 
 
 class MixtureStatistics(Strict):
@@ -185,6 +192,9 @@ class MixtureStatistics(Strict):
     tokenizer: Reference | None = None
     chat_template: str | None = None
     train_on: Literal["all_assistant_turns", "last_turn"] = "all_assistant_turns"
+
+
+STANDS_FOR_SOURCES = ("table", "variant", "without")
 
 
 class Mixture(Strict):
@@ -201,7 +211,7 @@ class Mixture(Strict):
     @model_validator(mode="before")
     @classmethod
     def written_out(cls, content: Any) -> Any:
-        if not isinstance(content, dict) or not {"table", "variant"} & content.keys():
+        if not isinstance(content, dict) or not set(STANDS_FOR_SOURCES) & content.keys():
             return content
         content = dict(content)
         if content.get("table", "") is None:  # a recipe that extends one with a table names sources instead
@@ -209,21 +219,26 @@ class Mixture(Strict):
             return content
         name, variant = content.pop("table", None), content.pop("variant", "full")
         without = content.pop("without", ())
+        if not isinstance(without, list | tuple) or not all(isinstance(part, str) for part in without):
+            raise ValueError(f"without: a list of names of parts is wanted, not {without!r}")
         for key, value, known in (("table", name, TABLES), ("variant", variant, VARIANTS)):
             if value not in known:
                 raise ValueError(f"{key} is {value!r}, not one of {', '.join(known)}")
-        sources = [*sources_of(name, variant, without), *(content.get("sources") or ())]
+        own = content.get("sources") or []
+        if not isinstance(own, list | tuple):
+            return {"rows": table(name).rows} | content  # which the field refuses
+        sources = [*sources_of(name, variant, without), *own]
         return {"rows": table(name).rows} | content | {"sources": sources}
 
 
 class PoolMember(Strict):
     model: Reference
-    temperature: float = 1.0
+    temperature: Amount = 1.0
 
 
 class PoolEndpoint(Strict):
     endpoint: Endpoint
-    temperature: float = 1.0
+    temperature: Amount = 1.0
 
 
 class NamedPool(Strict):
@@ -231,7 +246,7 @@ class NamedPool(Strict):
 
     named: Literal["tulu3"]  # the 22 models of the paper's Table 38
     endpoint: Endpoint
-    temperature: float = 1.0
+    temperature: Amount = 1.0
 
 
 class PromptPart(Strict):
@@ -263,7 +278,7 @@ class AspectJudge(Strict):
     single_call: bool = False  # all aspects in one request
     swap: bool = False  # each order also reversed, ratings averaged
     attempts: Count = 3  # for an answer that cannot be read
-    temperature: float = 0.1
+    temperature: Amount = 0.1
     max_tokens: Count | None = None  # None: room for every rationale at its full length
     rationale_letters: Count = 600  # longest rationale, where the server holds the model to the schema
     rejected: Literal["random", "worst"] = "random"  # among those rated lower
@@ -277,8 +292,8 @@ class Preferences(ModelOptions, Learning):
     policy: Reference | Endpoint  # its answers are the on-policy ones
     pool: tuple[PoolMember | PoolEndpoint | NamedPool, ...]
     responses: Count = 4
-    on_policy: int = 2  # of the responses, how many come from the policy
+    on_policy: int = Field(2, ge=0)  # of the responses, how many come from the policy
     judge: Literal["rules"] | AspectJudge = "rules"
     max_response_tokens: Count = 256
     max_prompt_tokens: Count = 2048
-    top_p: float = 1.0
+    top_p: Share = 1.0

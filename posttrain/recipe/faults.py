@@ -6,6 +6,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from posttrain.recipe.data_settings import STANDS_FOR_SOURCES, Mixture
 from posttrain.recipe.document import Document, Keys
 from posttrain.recipe.schema import Recipe, StageSettings
 
@@ -111,7 +112,7 @@ def _valid_keys(keys: Keys, document: Document) -> list[str]:
             item = keys[place + 1] if place + 1 < len(keys) else None
             written = value[item] if isinstance(value, list) and isinstance(item, int) else value
             model = _model_within(get_type_hints(model)[key], written) or model
-    return list(model.model_fields)
+    return [*model.model_fields, *(STANDS_FOR_SOURCES if model is Mixture else ())]
 
 
 def _model_within(hint: Any, written: Any) -> type[BaseModel] | None:

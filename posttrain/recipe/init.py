@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.recipe.plan import Config, Machine, plan, shape_of
+from posttrain.recipe.plan import Config, Machine, complaint, plan, shape_of
 from posttrain.recipe.schema import Recipe
 
 # parameters up to which → learning rates of SFT and DPO, and whose they are
@@ -15,7 +15,7 @@ RATES = (
     (30e9, 5.0e-6, 5.0e-7, "Tülu 3 8B"),
     (float("inf"), 2.0e-6, 2.0e-7, "Tülu 3 70B"),
 )
-# Tried in this order until every stage fits.
+# Tried in this order, for each stage, until it fits.
 OPTIONS: tuple[Mapping[str, Any], ...] = (
     {},
     {"activation_checkpointing": True},
@@ -27,6 +27,12 @@ OPTIONS: tuple[Mapping[str, Any], ...] = (
         "micro_batch_tokens": 4096,
         "lora": {"rank": 64, "alpha": 128.0, "four_bit": True},
     },
+)
+RLVR_OPTIONS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"activation_checkpointing": True},
+    {"activation_checkpointing": True, "micro_batch_tokens": 4096},
+    {"activation_checkpointing": True, "micro_batch_tokens": 4096, "engine": "vllm"},
 )
 MAX_TOKENS = {"sft": 4096, "dpo": 2048}
 
@@ -48,32 +54,47 @@ class Wish:
     machine: Machine | None = None  # None: a CPU
 
 
-def first_recipe(wish: Wish) -> str:
+def first_recipe(wish: Wish) -> tuple[str, list[str]]:
     """The recipe's YAML: SFT for conversations, DPO for pairs and GRPO for verifiable prompts, as data is given.
 
+    With it a line for every stage that no option makes fit the machine; it has those that take least memory.
     Raises PosttrainError for a model of unknown size.
     """
     shape = shape_of(wish.base, lambda reference: wish.config)
     _, sft_rate, dpo_rate, whose = next(row for row in RATES if shape.parameters <= row[0])
-    made = _recipe(wish, sft_rate, dpo_rate, {})
-    note = "on a CPU"
+    made = _recipe(wish, sft_rate, dpo_rate)
+    note, unfit = "on a CPU", []
     if wish.machine is not None:
-        on = wish.machine
-        for options in OPTIONS:
-            made = _recipe(wish, sft_rate, dpo_rate, options)
-            planned = plan(Recipe.model_validate(made), on, lambda reference: wish.config, lambda reference: 1)
-            if not any(stage.advice for stage in planned if stage.kind != "rlvr"):
-                break
-        note = f"on {on.gpus} × {on.name}"
+        unfit = _fit(made, wish, wish.machine)
+        note = f"on {wish.machine.gpus} × {wish.machine.name}"
     head = [
         f"# Written by `posttrain init` for {wish.base} ({shape.parameters / 1e9:.2g}B parameters) {note}.",
         f"# Learning rates are those of {whose}; batch sizes, lengths, schedules and losses are Tülu 3's.",
-        f"# Next: posttrain recipe check {wish.name}.yaml; posttrain run {wish.name}.yaml",
+        *(f"# {line}" for line in unfit),
     ]
-    return "\n".join(head) + "\n" + yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=120)
+    return "\n".join(head) + "\n" + yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=120), unfit
 
 
-def _recipe(wish: Wish, sft_rate: float, dpo_rate: float, options: Mapping[str, Any]) -> dict[str, Any]:
+def _fit(made: dict[str, Any], wish: Wish, on: Machine) -> list[str]:
+    """Puts options into each stage that trains; what to do about those that fit with none."""
+    unfit = []
+    stages = made["stages"]
+    for name in [name for name in stages if stages[name]["kind"] in ("sft", "dpo", "rlvr")]:
+        tried = []
+        for options in RLVR_OPTIONS if name == "rlvr" else OPTIONS:
+            changed = stages[name] | options
+            recipe = Recipe.model_validate(made | {"stages": stages | {name: changed}})
+            planned = plan(recipe, on, lambda reference: wish.config, lambda reference: 1)
+            tried.append((next(stage for stage in planned if stage.name == name), changed))
+            if not tried[-1][0].advice:
+                break
+        best, stages[name] = min(tried, key=lambda one: (one[0].advice != "", one[0].memory))
+        if best.advice:
+            unfit.append(complaint(best, on))
+    return unfit
+
+
+def _recipe(wish: Wish, sft_rate: float, dpo_rate: float) -> dict[str, Any]:
     stages: dict[str, Any] = {}
     on_cpu = {"dtype": "float32"} if wish.machine is None else {}
     models: dict[str, str] = {}
@@ -90,7 +111,7 @@ def _recipe(wish: Wish, sft_rate: float, dpo_rate: float, options: Mapping[str, 
 
     def training(kind: str, rate: float, warmup: float, epochs: int, batch_size: int) -> dict[str, Any]:
         steps = {"learning_rate": rate, "warmup_fraction": warmup, "epochs": epochs, "batch_size": batch_size}
-        return steps | {"max_tokens": min(MAX_TOKENS[kind], wish.context)} | dict(options) | on_cpu
+        return steps | {"max_tokens": min(MAX_TOKENS[kind], wish.context)} | on_cpu
 
     if "conversation" in wish.data:
         data = mixture("conversation")

@@ -13,7 +13,7 @@ from posttrain.errors import PosttrainError
 from posttrain.recipe.document import Document, Keys, read_document, read_value
 from posttrain.recipe.faults import describe, nearest
 from posttrain.recipe.references import Cycle, order, references
-from posttrain.recipe.schema import Recipe
+from posttrain.recipe.schema import Evaluate, Recipe
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -270,4 +270,14 @@ def _dangling(recipe: Recipe, document: Document) -> list[str]:
             if stage in recipe.stages and recipe.stages[stage].kind != "evaluate":
                 keys = ("stages", name, "evaluations", index)
                 faults.append(f"{document.place(keys)}: {'.'.join(map(str, keys))}: {use} is no evaluate stage.")
+        scored = [recipe.stages.get(use.removeprefix("stage:")) for use in settings.evaluations]
+        labels = {label for stage in scored if isinstance(stage, Evaluate) for label in stage.models}
+        for index, pair in enumerate(settings.compare):
+            keys = ("stages", name, "compare", index)
+            for label in dict.fromkeys(pair):
+                if label not in labels and all(isinstance(stage, Evaluate) for stage in scored):
+                    faults.append(
+                        f"{document.place(keys)}: {'.'.join(map(str, keys))}: {label}: no evaluation scores it. "
+                        f"{nearest(label, labels)}Labels: {', '.join(sorted(labels))}."
+                    )
     return faults

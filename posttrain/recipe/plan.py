@@ -2,8 +2,8 @@
 
 FLOPs: 6 for each parameter and trained token, 2 for each token that only goes forward, 2 more where activations are
 made again. Memory: fp32 masters, gradients and Adam's two moments, shared evenly over the ranks (FSDP), a micro-batch's
-activations in bf16, what is gathered, and a chunk of logits. Disk: the model, and three checkpoints: two are kept while
-a third is written.
+activations in the stage's dtype, what is gathered, a chunk of logits, and RLVR's engine. Disk: the model, and three
+checkpoints: two are kept while a third is written.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from posttrain.errors import PosttrainError
-from posttrain.recipe.references import order
+from posttrain.recipe.references import TRAINING, order
 from posttrain.recipe.schema import Mixture, Recipe
 from posttrain.recipe.tables import TABLES, table
 
@@ -25,6 +25,7 @@ GIB = 2**30
 USABLE = 0.92  # of a GPU's memory: the rest is CUDA's context and the allocator's waste
 LOGITS = 2**24  # of one chunk, as training/logprobs.py has it
 CHECKPOINTS = 3  # on disk at once
+VLLM = 0.45  # of a GPU that it shares with the learner, as rl/engines.py has it
 Config = Mapping[str, Any]
 
 
@@ -37,6 +38,10 @@ class Machine:
     memory: float
     peak: float
     price: float
+
+    @property
+    def usable(self) -> float:
+        return self.memory * USABLE
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,13 @@ class StagePlan:
 
 
 def machine(text: str, price: float | None = None) -> Machine:
-    """``8xH100`` → the machine. Raises PosttrainError for another form or an unknown GPU."""
+    """``8xH100`` → the machine. Raises PosttrainError for another form, an unknown GPU or a negative price."""
     found = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9-]+)", text)
     gpus = {name.lower(): (name, figures) for name, figures in known()["gpus"].items()}
     if found is None or found[2].lower() not in gpus or int(found[1] or 1) < 1:
         raise PosttrainError(f"--gpus {text}: write NUMBERxKIND, such as 8xH100. Kinds: {', '.join(known()['gpus'])}.")
+    if price is not None and not 0 <= price < math.inf:
+        raise PosttrainError(f"--price {price:g}: dollars for an hour of one GPU are wanted, at least 0.")
     name, (memory, peak, usual) = gpus[found[2].lower()]
     return Machine(name, int(found[1] or 1), memory, peak, usual if price is None else price)
 
@@ -108,20 +115,22 @@ def plan(
     """The training stages in running order.
 
     ``config_of``: a model's config.json, None where it is not here. ``rows_of``: the rows of a local file.
-    ``efficiency``: the share of peak FLOP/s in place of the published runs'. Raises PosttrainError for a model or a
-    data set of unknown size.
+    ``efficiency``: the share of peak FLOP/s in place of the published runs'. Raises PosttrainError for a share
+    that is none, and for a model or a data set of unknown size.
     """
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise PosttrainError(f"--efficiency {efficiency:g}: a share above 0 and up to 1 is wanted, such as 0.35.")
     planned: list[StagePlan] = []
     for name in order(recipe.stages):
         settings: Any = recipe.stages[name]
-        if settings.kind not in known()["efficiency"]:
+        if settings.kind not in TRAINING:
             continue
         tokens = None
         if getattr(settings, "tokens_of", ()):
             tokens = _tokens_of(recipe, settings.tokens_of, planned)
         made = _stage(recipe, name, settings, on, config_of, rows_of, efficiency, tokens)
         refused = _refused(settings, made.gpus)
-        if refused or made.memory > on.memory * USABLE:
+        if refused or made.memory > on.usable:
             made = replace(made, advice=refused or _advice(recipe, name, settings, on, config_of))
         planned.append(made)
     return planned
@@ -148,9 +157,10 @@ def _response(settings: Any) -> int:
 
 
 def _needs_one(settings: Any) -> list[str]:
-    """The options by which a stage trains in a single process."""
+    """By what a stage trains in a single process: its options or its kind."""
     eight_bit, actors = getattr(settings, "optimizer", "") == "adamw_8bit", getattr(settings, "rollout_actors", 0)
     found = {"lora": getattr(settings, "lora", None), "adamw_8bit": eight_bit, "rollout_actors": actors}
+    found["pretrain"] = settings.kind == "pretrain"
     return [name for name, given in found.items() if given]
 
 
@@ -163,7 +173,7 @@ def _refused(settings: Any, gpus: int) -> str:
 
 
 def shape_of(reference: str, config_of: Callable[[str], Config | None]) -> Shape:
-    """A model's sizes from its config.json, or from what is known of it by its hub id."""
+    """A model's sizes from its config.json, or from what is known of it by its hub id. Raises PosttrainError."""
     config = config_of(reference)
     if config is None:
         if reference not in known()["models"]:
@@ -171,6 +181,10 @@ def shape_of(reference: str, config_of: Callable[[str], Config | None]) -> Shape
                 f"{reference}: its sizes are unknown here. Name a local folder with its config.json under hub_mirror."
             )
         return Shape(*known()["models"][reference])
+    config = config.get("text_config", config)  # of a model that reads pictures as well
+    wanted = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    if missing := [key for key in wanted if key not in config]:
+        raise PosttrainError(f"{reference}: its config.json has no {', '.join(missing)}: its sizes are unknown here.")
     heads = config["num_attention_heads"]
     return Shape(
         hidden=config["hidden_size"],
@@ -189,16 +203,29 @@ def state_bytes(shape: Shape, ranks: int, *, eight_bit: bool = False) -> float:
     return shape.parameters * (10 if eight_bit else 16) / ranks
 
 
-def activation_bytes(shape: Shape, tokens: int, *, again: bool, gathered: bool = True) -> float:
-    """Of a micro-batch of ``tokens``, in bf16. ``again``: only the layers' inputs are kept, and one layer's inside.
+def activation_bytes(shape: Shape, tokens: int, *, again: bool, gathered: bool = True, number: int = 2) -> float:
+    """Of a micro-batch of ``tokens``. ``again``: only the layers' inputs are kept, and one layer's inside.
 
-    ``gathered``: with the whole head and its gradient in fp32, and two layers, which ranks gather.
+    ``gathered``: with the whole head and its gradient in fp32, and two layers, which ranks gather. ``number``: bytes of
+    one in the forward's dtype.
     """
-    inside = 2 * tokens * (8 * shape.hidden + 4 * shape.intermediate)
-    kept = 2 * tokens * shape.hidden * shape.layers + inside if again else inside * shape.layers
+    inside = number * tokens * (8 * shape.hidden + 4 * shape.intermediate)
+    kept = number * tokens * shape.hidden * shape.layers + inside if again else inside * shape.layers
     logits = 2 * 4 * min(tokens * shape.vocabulary, LOGITS)
-    whole = 2 * 4 * shape.hidden * shape.vocabulary + 2 * 2 * shape.layer
+    whole = 2 * 4 * shape.hidden * shape.vocabulary + 2 * number * shape.layer
     return kept + logits + (whole if gathered else 0)
+
+
+def vllm_bytes(weights: float, memory: float) -> float:
+    """Of a GPU of ``memory`` bytes that it shares: all it sets aside, and where ``weights`` do not go into that, more
+    than the GPU has."""
+    return VLLM * memory if weights < VLLM * memory else weights / VLLM
+
+
+def complaint(stage: StagePlan, on: Machine) -> str:
+    """Why a stage with advice cannot run on that machine, and the advice."""
+    short = f"{stage.memory:.1f} GiB do not fit into the {on.usable:.1f} GiB that are usable of {on.memory:g}; "
+    return f"{stage.name}: {short if stage.memory > on.usable else ''}{stage.advice}."
 
 
 def published_error(recipe: Recipe, stage: StagePlan) -> tuple[float, float] | None:
@@ -231,7 +258,7 @@ def _stage(
 ) -> StagePlan:
     """``given``: the tokens that it trains on, where its rows do not tell."""
     gpus = 1 if _needs_one(settings) else on.gpus
-    shape = shape_of(_base(recipe, settings.model), config_of)
+    shape = _shape(recipe, f"stage:{name}", config_of)
     per_row, P, episodes = known()["tokens"], shape.parameters, 0
     again = getattr(settings, "activation_checkpointing", False)
     lora = getattr(settings, "lora", None)
@@ -247,14 +274,17 @@ def _stage(
         if settings.beta:
             held.append((shape, False))
         if settings.reward_model:
-            judge = shape_of(_base(recipe, settings.reward_model), config_of)
+            judge = _shape(recipe, settings.reward_model, config_of)
             forward += 2 * judge.parameters
             held.append((judge, False))
         if settings.value_model and settings.algorithm == "ppo":
-            value = shape_of(_base(recipe, settings.value_model), config_of)
+            value = _shape(recipe, settings.value_model, config_of)
             learn, forward = learn + trained * value.parameters * settings.epochs, forward + 2 * value.parameters
             held.append((value, True))
         flops = tokens * (learn + forward) + 2 * P * episodes * response
+    elif settings.kind == "pretrain":
+        tokens = settings.tokens // settings.batch_tokens * settings.batch_tokens
+        flops = tokens * P * trained
     else:
         per = per_row["conversation" if settings.kind == "sft" else "preference"]
         tokens = given or _rows(recipe, settings.data, rows_of) * settings.epochs * per
@@ -270,12 +300,17 @@ def _stage(
         memory = P * (1 if lora.four_bit else 4)
     if getattr(settings, "cpu_offload", False) and gpus > 1:
         memory = 0.0
-    activations = activation_bytes(shape, settings.micro_batch_tokens, again=again, gathered=gpus > 1)
-    if settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; vLLM's sleeps while ranks learn
-        memory += max(activations, 2 * P) if settings.engine == "vllm" else activations + 4 * P
+    number = 4 if settings.dtype == "float32" else 2
+    batch = settings.batch_tokens if settings.kind == "pretrain" else settings.micro_batch_tokens
+    activations = activation_bytes(shape, batch, again=again, gathered=gpus > 1, number=number)
+    if settings.kind == "rlvr" and settings.engine == "vllm" and not settings.rollout_actors:  # asleep while it learns
+        memory += max(activations, vllm_bytes(number * P, on.memory * GIB))
+    elif settings.kind == "rlvr" and gpus > 1:  # each rank's engine holds all weights; one process samples its own
+        memory += activations + 4 * P
     else:
         memory += activations
-    seconds = flops / (gpus * on.peak * (efficiency or known()["efficiency"][settings.kind]))
+    share = known()["efficiency"][settings.kind] if efficiency is None else efficiency
+    seconds = flops / (gpus * on.peak * share)
     learned = sum(model.parameters for model, learns in held if learns)
     disk = 4 * learned + (12 * learned * CHECKPOINTS if lora is None else 0)
     paid = gpus + math.ceil(getattr(settings, "rollout_actors", 0) * getattr(settings, "gpus_per_actor", 0))
@@ -289,9 +324,11 @@ def _advice(recipe: Recipe, name: str, settings: Any, on: Machine, config_of: Ca
 
     def fits(changed: Any, gpus: int) -> bool:
         made = _stage(recipe, name, changed, replace(on, gpus=gpus), config_of, lambda reference: 1, None, given=1)
-        return made.memory <= on.memory * USABLE and not _refused(changed, gpus)
+        return made.memory <= on.usable and not _refused(changed, gpus)
 
     alone = _needs_one(settings)
+    if settings.kind == "pretrain":
+        return f"does not fit on one {on.name}, and several cannot share it: lower batch_tokens"
     options: list[dict[str, Any]] = [{"activation_checkpointing": True}]
     if settings.kind == "rlvr":
         longest = settings.max_prompt_tokens + settings.max_response_tokens
@@ -319,14 +356,17 @@ def _told(option: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}: {str(value).lower()}" for key, value in option.items())
 
 
-def _base(recipe: Recipe, reference: str) -> str:
-    """The model outside of the recipe that a reference leads back to; a stage that makes one from nothing itself."""
+def _shape(recipe: Recipe, reference: str, config_of: Callable[[str], Config | None]) -> Shape:
+    """Of the model outside of the recipe that a reference leads back to, or of a stage that makes one from nothing."""
     while reference.startswith("stage:"):
         settings: Any = recipe.stages[reference.removeprefix("stage:").split("/")[0]]
+        if settings.kind == "pretrain":
+            sizes = (settings.hidden, settings.intermediate, settings.layers, settings.heads, settings.heads)
+            return Shape(*sizes, settings.vocabulary, True, settings.hidden // settings.heads)
         if not hasattr(settings, "model"):
-            return reference
+            raise PosttrainError(f"{reference}: a {settings.kind} stage makes no model.")
         reference = settings.model
-    return reference
+    return shape_of(reference, config_of)
 
 
 def _rows(recipe: Recipe, reference: str, rows_of: Callable[[str], int | None]) -> int:

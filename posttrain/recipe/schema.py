@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from posttrain.recipe.data_settings import (
+    Amount,
     Count,
     Endpoint,
     Learning,
@@ -34,13 +35,13 @@ class Optimization(Strict):
 
     learning_rate: Rate
     schedule: Literal["linear", "constant", "cosine"] = "linear"
-    warmup_fraction: float = 0.03
+    warmup_fraction: float = Field(0.03, ge=0, le=1)
     epochs: Count = 1
     batch_size: Count = 128  # sequences (or pairs) per optimizer step
     micro_batch_tokens: Count = 16384  # padded tokens per forward
     max_tokens: Count = 4096  # longer rows are truncated
-    weight_decay: float = 0.0
-    clip_gradient_norm: float = 1.0
+    weight_decay: Amount = 0.0
+    clip_gradient_norm: Amount = 1.0  # 0: no limit
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward; masters are always fp32
     checkpoint_every: Count = 50  # optimizer steps
     lora: LoRA | None = None
@@ -67,9 +68,9 @@ class Pretrain(ModelOptions):
     tokens: Count = 5_000_000
     batch_tokens: Count = 4096
     learning_rate: Rate = 4e-3
-    warmup_fraction: float = 0.02
-    weight_decay: float = 0.1
-    clip_gradient_norm: float = 1.0
+    warmup_fraction: float = Field(0.02, ge=0, le=1)
+    weight_decay: Amount = 0.1
+    clip_gradient_norm: Amount = 1.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     checkpoint_every: Count = 50
 
@@ -98,7 +99,7 @@ class DPO(Optimization, ModelOptions, Learning):
     model: Reference
     data: Reference
     loss: Literal["dpo_norm", "dpo", "simpo", "ipo"] = "dpo_norm"
-    beta: float = 5.0
+    beta: Rate = 5.0
     normalise_over: Literal["all_assistant_turns", "last_turn"] = "last_turn"
     swap_labels: float = Field(0.0, ge=0, le=1)  # control: share of pairs whose labels are swapped
 
@@ -139,14 +140,14 @@ class RLVR(ModelOptions, Learning):
     value_learning_rate: Rate | None = None  # None: the policy's
     value_warmup_steps: int = Field(0, ge=0)  # first steps that train the value model alone
     schedule: Literal["linear", "constant", "cosine"] = "linear"
-    warmup_fraction: float = 0.0
-    beta: float = Field(0.05, ge=0)  # KL coefficient: in the reward (ppo, rloo), in the loss (grpo); online_dpo: its β
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip_range: float = 0.2
-    clip_range_high: float | None = None  # how far above 1 the ratio may go; None: clip_range
-    value_clip_range: float = 0.2
-    value_coefficient: float = 0.1
+    warmup_fraction: float = Field(0.0, ge=0, le=1)
+    beta: Amount = 0.05  # KL coefficient: in the reward (ppo, rloo), in the loss (grpo); online_dpo: its β
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip_range: Rate = 0.2
+    clip_range_high: Rate | None = None  # how far above 1 the ratio may go; None: clip_range
+    value_clip_range: Rate = 0.2
+    value_coefficient: Amount = 0.1
     epochs: Count = 4  # passes over a rollout batch
     minibatches: Count = 1
     verification_reward: float = 10.0
@@ -154,7 +155,7 @@ class RLVR(ModelOptions, Learning):
     min_response_tokens: int = later(0, ge=0)  # before EOS
     mask_truncated: bool = later(False)  # a response that did not end trains nothing
     verifier_weights: dict[str, float] | None = Unset  # None: a row's checks must all pass; else Σ weight · score
-    verifier_error_bound: float = later(0.05)  # share of a step's answers that may fail to be judged without alarm
+    verifier_error_bound: float = later(0.05, ge=0, le=1)  # share of a step's answers that may go unjudged
     engine: Literal["local", "vllm"] = later("local")
     rollout_actors: int = later(0, ge=0)  # Ray actors that sample; 0: the stage's own process does
     gpus_per_actor: float = later(0.0, ge=0)
@@ -162,15 +163,15 @@ class RLVR(ModelOptions, Learning):
     # Truncated importance sampling, where sampler and learner may differ; not in mode tulu3, nor of online_dpo.
     importance_bound: Rate | None = later(2.0)
     whiten_advantages: bool = True  # ppo; grpo: divided by the group's deviation; rloo and online_dpo have none
-    clip_gradient_norm: float = 1.0
-    weight_decay: float = 0.0
+    clip_gradient_norm: Amount = 1.0
+    weight_decay: Amount = 0.0
     micro_batch_tokens: Count = 16384
     dtype: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = later(False)  # a layer's activations are made again in its backward
     heldout: Reference | None = None  # verifiable rows that are asked, greedily, on the way
     heldout_prompts: Count = 200
     heldout_every: Count = 10  # steps
-    kl_bound: float | None = None  # nats a sample; more raises the over-optimisation alarm
+    kl_bound: Rate | None = None  # nats a sample; more raises the over-optimisation alarm
     keep: Literal["last", "best"] = "last"  # best: the weights that did best on the held-out prompts
     shuffle_rewards: bool = False  # control: scores permuted over the batch
     checkpoint_every: Count = 10
@@ -191,7 +192,7 @@ class Evaluate(ModelOptions):
 
 class Report(Strict):
     kind: Literal["report"]
-    evaluations: tuple[Reference, ...]
+    evaluations: tuple[Reference, ...] = Field(min_length=1)
     compare: tuple[tuple[str, str], ...] = ()  # (A, B): the paired difference A − B
     notes: tuple[str, ...] = ()  # printed as they are
 
@@ -207,7 +208,7 @@ class Recipe(Strict):
     description: str = ""
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None  # CPU threads; None: all cores
+    threads: Count | None = None  # CPU threads; None: all cores
     scale: str = "full"
     scales: dict[str, dict[str, Any]] = {}  # scale → dotted overrides
     hub_mirror: dict[str, str] = {}  # hub id → local file or folder

@@ -21,6 +21,7 @@ from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import whole_weights
 
 EngineName = Literal["local", "vllm"]
+SHARED = 0.45  # of a GPU: vLLM's share beside the learner
 
 
 def build_engine(
@@ -40,7 +41,7 @@ def build_engine(
     half of the memory.
     """
     if engine == "vllm":
-        memory = 0.9 * min(gpus, 1) if gpus else 0.45
+        memory = 0.9 * min(gpus, 1) if gpus else SHARED
         return VllmSampler(
             folder,
             dtype=dtype,

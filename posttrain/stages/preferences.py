@@ -52,8 +52,18 @@ Models = dict[str, str | Endpoint]
 Answered = tuple[VerifiablePrompt, list[Candidate]]
 
 
+def check(settings: Preferences) -> None:
+    """Refuses settings by which no prompt could be answered, or none told from others."""
+    pool = [Member(name_of(model), temperature) for model, temperature in pool_of(settings)]
+    check_pool(pool, settings.responses, settings.on_policy)
+    selection = settings.prompts
+    if not isinstance(selection, str) and selection.sft is None and any(p.take != "all" for p in selection.parts):
+        raise PosttrainError("prompts.sft is needed to tell reused prompts from unused ones")
+
+
 def run(context: StageContext) -> dict[str, Any]:
     settings, progress = context.settings, context.progress
+    check(settings)
     make_deterministic(context.seed)
     models: Models = {name_of(settings.policy): settings.policy}
     policy = Member(name_of(settings.policy), on_policy=True)
@@ -61,7 +71,6 @@ def run(context: StageContext) -> dict[str, Any]:
     for model, temperature in pool_of(settings):
         models[name_of(model)] = model
         pool.append(Member(name_of(model), temperature))
-    check_pool(pool, settings.responses, settings.on_policy)
 
     rejects = Rejects(context.output / "rejected.jsonl")
     prompts, set_aside, parts = load_prompts(context, models, rejects)
@@ -276,9 +285,7 @@ def selected(
 ) -> Iterator[VerifiablePrompt]:
     """What each part gave is put into ``taken``."""
     used: set[str] = set()
-    if any(part.take != "all" for part in selection.parts):
-        if selection.sft is None:
-            raise PosttrainError("prompts.sft is needed to tell reused prompts from unused ones")
+    if selection.sft is not None and any(part.take != "all" for part in selection.parts):
         used = {fingerprint(p.messages) for p in read(context, selection.sft, "conversation", rejects)}
     parts = []
     for part in selection.parts:

@@ -8,6 +8,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.cli.main import main
+from posttrain.errors import PosttrainError
 from posttrain.models.load import load_tokenizer
 from posttrain.nano import BASE_MODEL
 from posttrain.pipeline.runner import run_recipe
@@ -80,9 +81,33 @@ def wish(kinds, gpus=None, base="meta-llama/Llama-3.1-8B", **changes):
 @pytest.mark.parametrize("base", ["meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"])
 def test_what_it_writes_for_a_machine_fits_that_machine(gpus, base, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(first_recipe(wish(["conversation", "preference"], gpus, base)))
+    path.write_text(first_recipe(wish(["conversation", "preference"], gpus, base))[0])
     planned = plan(load_recipe(path), machine(gpus), lambda reference: None, lambda reference: 1000)
     assert [stage.advice for stage in planned] == ["", ""]
+
+
+@pytest.mark.parametrize(("base", "gpus"), [("1B", "A100-40"), ("1B", "8xRTX4090"), ("8B", "8xH100"), ("8B", "8xL40S")])
+def test_rlvr_fits_where_an_option_makes_it_fit(base, gpus, tmp_path):
+    base = {"1B": "meta-llama/Llama-3.2-1B", "8B": "meta-llama/Llama-3.1-8B"}[base]
+    path = tmp_path / "mine.yaml"
+    text, unfit = first_recipe(wish(["verifiable"], gpus, base))
+    path.write_text(text)
+    (rlvr,) = plan(load_recipe(path), machine(gpus), lambda reference: None, lambda reference: 1000)
+    assert (rlvr.advice, unfit) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "gpus"),
+    [("Llama-3.2-1B", "verifiable", "RTX4090"), ("Llama-3.1-70B", "conversation", "RTX4090")],
+)
+def test_what_fits_by_no_option_is_said_and_not_called_checked(base, kind, gpus, tmp_path, capsys):
+    out = tmp_path / "mine.yaml"
+    files = ["--data", data(tmp_path, kind), "--out", str(out)]
+    assert main(["init", "--base", f"meta-llama/{base}", "--gpus", gpus, *files]) == 0
+    told = capsys.readouterr().out
+    planned = plan(load_recipe(out), machine(gpus), lambda reference: None, lambda reference: 12)
+    assert planned[0].advice and planned[0].advice in told and planned[0].advice in out.read_text()
+    assert "does not fit on 1 × RTX4090" in told and "checked" not in told
 
 
 @pytest.mark.parametrize(
@@ -94,10 +119,35 @@ def test_what_it_writes_for_a_machine_fits_that_machine(gpus, base, tmp_path):
     ],
 )
 def test_the_stages_follow_the_data(kinds, stages):
-    made = yaml.safe_load(first_recipe(wish(kinds)))["stages"]
+    made = yaml.safe_load(first_recipe(wish(kinds))[0])["stages"]
     assert [name for name in made if made[name]["kind"] in ("sft", "dpo", "rlvr")] == stages
     trained = [made[name] for name in stages]
     assert "chat_template" in trained[0] and all("chat_template" not in later for later in trained[1:])
+
+
+@pytest.mark.parametrize("file", ["My Recipe.yaml", "Tülu №3.yaml", "_.yaml", "数.yaml"])
+def test_any_file_name_gives_a_recipe_that_loads(file, tmp_path):
+    out = tmp_path / file
+    assert main(["init", "--base", "nano", "--data", data(tmp_path, "conversation"), "--out", str(out)]) == 0
+    assert load_recipe(out).stages
+
+
+def test_a_faulty_recipe_is_not_written(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PosttrainError("no such task")
+
+    monkeypatch.setattr("posttrain.pipeline.resolve.check", refuse)
+    out = tmp_path / "mine.yaml"
+    assert main(["init", "--base", "nano", "--data", data(tmp_path, "conversation"), "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+def test_a_model_of_unknown_size_is_wanted_as_a_folder(tmp_path, capsys):
+    out = tmp_path / "mine.yaml"
+    given = ["--base", "Qwen/Qwen2.5-0.5B", "--data", data(tmp_path, "conversation"), "--out", str(out)]
+    assert main(["init", *given]) == 2
+    said = capsys.readouterr().err
+    assert "--base FOLDER" in said and "hub_mirror" not in said
 
 
 def test_unknown_columns_and_existing_files_are_told(tmp_path, capsys):

@@ -53,7 +53,12 @@ def test_a_table_stands_for_the_sources_of_a_mixture(name, variant):
 
 def test_own_sources_come_after_the_table_and_a_wrong_name_is_refused():
     assert mixture("tulu3-rlvr", sources=[{"data": "own.jsonl"}]).sources[-1].data == "own.jsonl"
-    for wrong in ({"table": "tulu3"}, {"table": "tulu3-sft", "variant": "small"}, {"variant": "sample"}):
+    for wrong in (
+        {"table": "tulu3"},
+        {"table": "tulu3-sft", "variant": "small"},
+        {"variant": "sample"},
+        {"without": []},
+    ):
         with pytest.raises(ValidationError, match="not one of"):
             Mixture.model_validate({"kind": "mixture"} | wrong)
 
