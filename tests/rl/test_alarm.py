@@ -9,7 +9,6 @@ import pytest
 
 from posttrain.rl.alarm import Look, OveroptimisationAlarm, paired_difference
 
-
 TRACES = Path(__file__).with_name("traces.json")
 
 
