@@ -62,10 +62,10 @@ def look(run: Path) -> list[Watched]:
 
 def table(stages: Sequence[Watched], height: int = 10**6) -> Table:
     """For a terminal of ``height`` lines: the first finished stages give way to those that run."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False, expand=True)
     for title in ("stage", "state", "time", "step", "figures"):
-        right = title in ("time", "step")
-        shown.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        side, rest = "right" if title in ("time", "step") else "left", 1 if title == "figures" else None
+        shown.add_column(title, justify=side, ratio=rest, no_wrap=True, overflow="ellipsis")  # figures: what is left
     over = sum(len(stage.figures) for stage in stages) + 2 - height  # the head, and the line that the cursor is on
     left_out = 0
     while over > 0 and left_out < len(stages) and stages[left_out].state == "done":

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import socket
+import time
 import zlib
 from html.parser import HTMLParser
 
@@ -15,8 +16,9 @@ import rich.console
 
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.artifacts.lock import Lock
+from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
-from posttrain.report.curves import POINTS, Curve, curves
+from posttrain.report.curves import FIRST, POINTS, Curve, curves
 from posttrain.report.graph import BOX, graph
 from posttrain.report.instances import BLOCK, Instances
 from posttrain.report.matches import overlaps
@@ -196,6 +198,33 @@ def test_what_runs_is_seen_however_low_the_terminal_is(height):
     assert len(lines) <= max(height - 1, 3) and lines[-1].startswith("now") and "loss █▁ 1" in lines[-1]
     assert ("before" in lines[1]) == (height < 13)
     assert height < 13 or len(lines) == 12
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_stage_state_time_and_step_are_whole_however_long_the_figures_are(width):
+    lost = tuple(Curve(name, ((1, 2.0), (1000, 1.0))) for name in FIRST[:5])
+    stages = [Watched("preference_prompts", state, 3661.0, 1000, lost) for state in ("done", "running")]
+    console = rich.console.Console(width=width, record=True, file=io.StringIO())
+    console.print(table(stages))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[0] == ["stage", "state", "time", "step", "figures"]
+    for line, state in ((lines[1], "done"), (lines[2], "running")):
+        assert line[:5] == ["preference_prompts", state, "1:01:01", "1000", "loss"]
+
+
+def test_watch_ends_with_ctrl_c_in_silence_and_refuses_no_pause(tmp_path, monkeypatch, capsys):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    run = made_up_run(tmp_path)
+    for pause in ("-1", "0", "nan", "inf"):
+        assert main(["watch", str(run), f"--every={pause}"]) == 2
+        assert "between 0.1 and 3600 seconds" in capsys.readouterr().err
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    assert main(["watch", str(run)]) == 0
+    told = capsys.readouterr()
+    assert "development" in told.out and told.err == ""
 
 
 def test_several_answers_to_one_question_are_all_kept(tmp_path):
