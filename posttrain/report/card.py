@@ -9,7 +9,7 @@ from posttrain.artifacts.hub import looks_like_hub_id
 from posttrain.artifacts.manifest import read_manifest
 from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report.lineage import artifact_folder, decontamination, lineage
-from posttrain.report.markdown import interval, table, text
+from posttrain.report.markdown import interval, not_checked, table, text
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".gz", ".zst")
 LIMITS = (
@@ -102,13 +102,20 @@ def _sources(made: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _contamination(made: Mapping[str, Any]) -> str:
+    checks = {stage: check for stage, (folder, _) in made.items() if (check := decontamination(folder))}
+    if not checks:
+        return "The training data was not checked against any evaluation."
     lines = []
-    for stage, (folder, _) in made.items():
-        for source in (decontamination(folder) or {"sources": []})["sources"]:
+    for stage, check in checks.items():
+        for source in check["sources"]:
             overlaps = [f"{task} {of['overlapping']} of {of['items']}" for task, of in source["overlaps"].items()]
-            found = f"overlaps with {', '.join(overlaps)}" if overlaps else "no overlap"
+            found = (
+                f"overlaps with {', '.join(overlaps)}" if overlaps else "no overlap with what it was checked against"
+            )
             lines.append(f"- {stage}, {text(_shown(source['source']))}: {found}; {source['dropped']:,} rows left out.")
-    return "\n".join(lines) or "The training data was not checked against any evaluation."
+    unchecked = dict.fromkeys(stage for stage, _ in _mixtures(made) if stage not in checks)
+    lines += [f"- {stage}: not checked against any evaluation." for stage in unchecked]
+    return "\n\n".join(filter(None, ("\n".join(lines), not_checked(checks.values()))))
 
 
 def _results(run: Path, key: str) -> list[str]:

@@ -20,6 +20,7 @@ from posttrain.report.graph import BOX, graph
 from posttrain.report.graph import HEIGHT as BOX_HEIGHT
 from posttrain.report.instances import Instances
 from posttrain.report.lineage import artifact_folder, lineage
+from posttrain.report.markdown import OTHER_PROTOCOL, not_checked, remarks, remarks_on_differences
 from posttrain.report.matches import overlaps, wanted_prompts
 
 NAME = "report.html"
@@ -55,10 +56,12 @@ def render(report: Mapping[str, Any], run: Path, made: Mapping[str, tuple[Path, 
     return _template().render(
         report=report,
         made=made,
+        other_protocol=OTHER_PROTOCOL,
         curves={stage: found for stage, found in drawn.items() if found},
         box=(WIDTH, HEIGHT),
         mixtures={stage: mixture for stage, folder in folders.items() if (mixture := _mixture(folder))},
         overlaps=[found for stage, folder in folders.items() for found in overlaps(stage, folder, instances.prompts)],
+        not_checked=not_checked(report["decontamination"].values()),
         pairs={stage: rows for stage, folder in folders.items() if (rows := _pairs(folder))},
         graph=_graph(made),
         graph_box=(BOX, BOX_HEIGHT),
@@ -76,7 +79,7 @@ def _template() -> jinja2.Template:
     )
     environment.lstrip_blocks = True
     environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": _flat}
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "remarks": remarks, "difference_remarks": remarks_on_differences}
     return environment.get_template("page.html")
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import io
 import itertools
 import json
@@ -14,17 +15,21 @@ from html.parser import HTMLParser
 import pytest
 import rich.console
 
+from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.artifacts.lock import Lock
 from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
+from posttrain.report.card import model_card
 from posttrain.report.curves import FIRST, POINTS, Curve, curves
 from posttrain.report.graph import BOX, graph
 from posttrain.report.instances import BLOCK, Instances
+from posttrain.report.lineage import decontamination
+from posttrain.report.markdown import render
 from posttrain.report.matches import overlaps
 from posttrain.report.page import write_page
 from posttrain.report.watch import Watched, look, sparkline, table
-from tests.report.made_up import HOSTILE, SHARED, made_up_run
+from tests.report.made_up import HOSTILE, SHARED, artifact, made_up_run
 
 
 class Elements(HTMLParser):
@@ -91,6 +96,51 @@ def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
     assert page.count(f"<mark>{SHARED}</mark>") == 2  # in the training row and in the item
     assert "rated 1 · stage:sft" in text
     assert "some/model" in text and "51,234" in text
+
+
+def test_what_limits_and_mars_the_scores_is_told_as_in_the_markdown(tmp_path):
+    run = made_up_run(tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    suite = report["suites"]["development"]
+    suite["limits"] = {"instances": 20, "prompt_tokens": None}
+    (pair,) = suite["compare"]
+    pair["missing"] = ["sums@test"]
+    pair["per_task"]["nano_problems@nano"] |= {"same_protocol": False, "left_out": 2}
+    (run / "report.json").write_text(json.dumps(report))
+    page = html.unescape(re.sub(r"<[^>]+>", "", write_page(run).read_text(encoding="utf-8")))
+    for line in render(report).splitlines():
+        if line.startswith(("- Limits: instances 20.", "- DPO − SFT leaves out", "- † ")):
+            assert line.removeprefix("- ") in page
+            page = page.replace(line.removeprefix("- "), "told", 1)
+    assert page.count("told") == 4
+    assert "average †" in page and "nano_problems@nano †" in page
+
+
+@pytest.mark.parametrize("overlapping", [0, 1])
+def test_what_the_data_was_not_checked_against_is_told_with_overlaps_and_without(tmp_path, overlapping):
+    run = made_up_run(tmp_path)
+    path = run / "mixture" / "key-of-mixture" / "decontamination.json"
+    found = json.loads(path.read_text()) | {"not_run": ["development/gsm8k@paper"]}
+    found["sources"][0]["evaluations"][0]["overlapping"] = overlapping
+    path.write_text(json.dumps(found))
+    report = json.loads((run / "report.json").read_text())
+    report["decontamination"]["mixture"] = decontamination(path.parent)
+    (run / "report.json").write_text(json.dumps(report))
+    page, told = (
+        write_page(run).read_text(encoding="utf-8"),
+        "Not checked, for want of their data: development/gsm8k@paper.",
+    )
+    assert told in page and 'href="#contamination"' in page
+    card = model_card("lamp-1", artifact(run, "sft2", "sft", inputs=("mixture",), seed=1), "Tests.")
+    assert told in card and ("no overlap with what it was checked against" in card) == (not overlapping)
+
+
+def test_the_card_names_a_mixture_that_was_not_checked(tmp_path):
+    run = made_up_run(tmp_path)
+    other = artifact(run, "other_mixture", "mixture")
+    write_json(other / "mixture.json", {"sources": [{"source": "some/rows", "used": 3}]})
+    card = model_card("lamp-1", artifact(run, "sft2", "sft", inputs=("mixture", "other_mixture"), seed=1), "Tests.")
+    assert "- other_mixture: not checked against any evaluation." in card
 
 
 def test_a_match_of_an_item_that_the_run_did_not_ask_says_so(tmp_path):
