@@ -32,17 +32,16 @@ def execute(args: argparse.Namespace) -> int:
 
 def models_of(run: Path) -> dict[str, Path]:
     """Stage → folder of every finished model of a run that has a chat template, in the order of their making."""
-    from posttrain.artifacts.manifest import NAME, read_manifest
     from posttrain.errors import PosttrainError
+    from posttrain.report.published import artifacts_of
 
     if not run.is_dir():
         raise PosttrainError(f"{run}: no such folder. A run's folder is runs/<recipe name>.")
-    found = {}
-    for path in run.glob(f"*/*/{NAME}"):
-        manifest = read_manifest(path.parent)
-        if manifest["kind"] in ("sft", "dpo", "rlvr") and (path.parent / "chat_template.jinja").is_file():
-            found[manifest["started"], manifest["stage"]] = path.parent
-    return {stage: found[started, stage] for started, stage in sorted(found)}
+    return {
+        stage: folder
+        for stage, (folder, manifest) in artifacts_of(run).items()
+        if manifest["kind"] in ("sft", "dpo", "rlvr") and (folder / "chat_template.jinja").is_file()
+    }
 
 
 def first_and_furthest(stages: Mapping[str, Path]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from posttrain.artifacts.manifest import read_manifest
 from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report.lineage import artifact_folder, decontamination, lineage
 from posttrain.report.markdown import interval, not_checked, table, text
+from posttrain.report.published import read_report
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".gz", ".zst")
 LIMITS = (
@@ -120,13 +121,11 @@ def _contamination(made: Mapping[str, Any]) -> str:
 
 def _results(run: Path, key: str) -> list[str]:
     """Scores of this artifact in the run's report, whatever its label there."""
-    path = run / "report.json"
     looks = count_unsealings([run])
     peeks = f"The unseen suite was looked at {looks} time{'' if looks == 1 else 's'} in this run."
-    if not path.is_file():
+    if not (run / "report.json").is_file():
         return ["No evaluation of it is recorded in its run.", peeks]
-    report = json.loads(path.read_text(encoding="utf-8"))
-    found = []
+    report, found = read_report(run), []
     for suite, of_suite in report["suites"].items():
         labels = [label for label in of_suite["average"] if _made(run, report, label) == key]
         for label in labels[:1]:

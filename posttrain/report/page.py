@@ -14,7 +14,6 @@ import markupsafe
 
 from posttrain.artifacts.atomic import write_text
 from posttrain.artifacts.jsonl import read_jsonl
-from posttrain.errors import PosttrainError
 from posttrain.report.curves import HEIGHT, WIDTH, curves
 from posttrain.report.graph import BOX, graph
 from posttrain.report.graph import HEIGHT as BOX_HEIGHT
@@ -22,6 +21,7 @@ from posttrain.report.instances import Instances
 from posttrain.report.lineage import artifact_folder, lineage
 from posttrain.report.markdown import OTHER_PROTOCOL, not_checked, remarks, remarks_on_differences
 from posttrain.report.matches import overlaps, wanted_prompts
+from posttrain.report.published import read_report
 
 NAME = "report.html"
 HERE = Path(__file__).parent
@@ -31,14 +31,9 @@ PAIRS = 60  # preference rows that are shown of a stage
 def write_page(run: Path) -> Path:
     """Writes report.html into a run's folder, from its report.json and the artifacts behind it; returns its path.
 
-    Raises PosttrainError for a folder without a report, and for one whose artifacts are gone.
+    Raises PosttrainError for a folder without a whole report, and for one whose artifacts are gone.
     """
-    path = run / "report.json"
-    if not path.is_file():
-        if not run.is_dir():
-            raise PosttrainError(f"{run}: no such folder. A run's folder is runs/<recipe name>.")
-        raise PosttrainError(f"{path}: this run has no report yet. Finish it with `posttrain run RECIPE`.")
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_report(run)
     folders = [artifact_folder(run, stage, figures["key"]) for stage, figures in report["stages"].items()]
     write_text(run / NAME, render(report, run, lineage(folders)))
     return run / NAME

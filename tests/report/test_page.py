@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import socket
 import time
 import zlib
@@ -18,6 +19,8 @@ import rich.console
 from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.artifacts.lock import Lock
+from posttrain.cli.demo import models_of
+from posttrain.cli.export import finished
 from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
 from posttrain.report.card import model_card
@@ -236,6 +239,34 @@ def test_watch_tells_done_running_and_stopped_stages_apart(tmp_path):
     assert (found["dpo_again"].state, found["dpo_again"].step) == ("running", 3)
     assert (found["rlvr"].state, found["rlvr"].seconds) == ("stopped", None)
     assert sparkline(found["rlvr"].curves[0]) == "█▃▁"
+
+
+def test_stages_that_a_sibling_made_are_found_behind_the_report(tmp_path):
+    """A recipe that shares its stages has a report and hardly a folder of its own; what it made itself comes first."""
+    made = made_up_run(tmp_path)
+    for stage in ("sft", "dpo"):
+        (made / stage / f"key-of-{stage}" / "chat_template.jinja").touch()
+    sibling = tmp_path / "sibling"
+    own = artifact(sibling, "dpo", "dpo", started="2026-02-01")
+    (own / "chat_template.jinja").touch()
+    shutil.copy(made / "report.json", sibling)
+    assert [stage.name for stage in look(sibling)][-1] == "dpo"
+    assert {stage.name for stage in look(sibling)} == {stage.name for stage in look(made)}
+    assert models_of(sibling) == {"sft": made / "sft" / "key-of-sft", "dpo": own}
+    assert finished(sibling / "sft") == made / "sft" / "key-of-sft" and finished(sibling / "dpo") == own
+    with pytest.raises(PosttrainError, match="no finished stage"):
+        finished(sibling / "rlvr")
+    shutil.rmtree(made)
+    assert [stage.name for stage in look(sibling)] == ["dpo"]
+
+
+@pytest.mark.parametrize("damage", ['{"stages": {', "[]", "{}", "\xff"])
+def test_a_damaged_report_is_told_with_the_way_out(tmp_path, capsys, damage):
+    (tmp_path / "report.json").write_text(damage, encoding="latin-1")
+    for option in ("--open", "--json"):
+        assert main(["report", str(tmp_path), option]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and f"{tmp_path / 'report.json'}: damaged" in told.err and "posttrain run" in told.err
 
 
 @pytest.mark.parametrize("height", [6, 9, 12, 100])
