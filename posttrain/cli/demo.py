@@ -17,6 +17,8 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.demo.app import page, serve
     from posttrain.errors import PosttrainError
 
+    if not 0 < args.port < 1 << 16:
+        raise PosttrainError(f"--port {args.port}: a port is a number from 1 to {(1 << 16) - 1}.")
     stages = models_of(Path(args.run))
     if not stages:
         raise PosttrainError(f"{args.run}: no chat model is finished here. A run's folder is runs/RECIPE.")
@@ -26,7 +28,11 @@ def execute(args: argparse.Namespace) -> int:
         lambda stage: talker(stages[stage], args.device),
         first_and_furthest(stages),
     )
-    serve(shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser)
+    try:
+        serve(shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser)
+    except OSError as reason:
+        fault = f"{args.host}, port {args.port}: the demo cannot be served there ({reason})."
+        raise PosttrainError(f"{fault} Is it in use? Name another with --port.") from reason
     return 0
 
 
