@@ -9,13 +9,13 @@ from posttrain.artifacts.hub import looks_like_hub_id
 from posttrain.artifacts.manifest import read_manifest
 from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report.lineage import artifact_folder, decontamination, lineage
-from posttrain.report.markdown import interval, not_checked, table, text
+from posttrain.report.markdown import interval, looked_at, not_checked, table, text
 from posttrain.report.published import read_report
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".gz", ".zst")
 LIMITS = (
-    "It can state falsehoods with confidence, and repeat what is wrong or unfair in the data below.",
-    "The scores below are of the suites named; they say nothing of other tasks, languages or prompts.",
+    "It can state falsehoods with confidence, and repeat what is wrong or unfair in the data above.",
+    "The scores above are of the suites named; they say nothing of other tasks, languages or prompts.",
     "What no verifier checks was not rewarded: style and honesty were only trained by examples.",
 )
 
@@ -121,8 +121,7 @@ def _contamination(made: Mapping[str, Any]) -> str:
 
 def _results(run: Path, key: str) -> list[str]:
     """Scores of this artifact in the run's report, whatever its label there."""
-    looks = count_unsealings([run])
-    peeks = f"The unseen suite was looked at {looks} time{'' if looks == 1 else 's'} in this run."
+    peeks = f"The unseen suite was {looked_at(count_unsealings([run]))} in this run."
     if not (run / "report.json").is_file():
         return ["No evaluation of it is recorded in its run.", peeks]
     report, found = read_report(run), []

@@ -11,7 +11,7 @@ def render(report: Mapping[str, Any]) -> str:
     parts = [
         f"# {text(report['recipe'])}",
         f"Seed {report['seed']}. Scores in percent with 95 % intervals. The unseen suite was "
-        f"{_times(report['unsealed'])} in this run.",
+        f"{looked_at(report['unsealed'])} in this run.",
     ]
     for name, suite in report["suites"].items():
         parts += [f"## {name.capitalize()} suite", _scores(suite), *_listed(remarks(suite))]
@@ -167,14 +167,15 @@ def not_checked(found: Iterable[Mapping[str, Any]]) -> str:
 
 def _figures(values: Mapping[str, Any]) -> str:
     """``name value`` of every number and short text, nested names joined by dots."""
-    return ", ".join(f"{name} {_number(value)}" for name, value in _flat(values))
+    return ", ".join(f"{name} {_number(value)}" for name, value in flat(values) if isinstance(value, int | float | str))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested names joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float | str):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
             yield f"{prefix}{name}", value
 
 
@@ -188,7 +189,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _times(count: int) -> str:
+def looked_at(count: int) -> str:
     return {0: "not looked at", 1: "looked at once", 2: "looked at twice"}.get(count, f"looked at {count} times")
 
 

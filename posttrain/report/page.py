@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from posttrain.report.graph import BOX, graph
 from posttrain.report.graph import HEIGHT as BOX_HEIGHT
 from posttrain.report.instances import Instances
 from posttrain.report.lineage import artifact_folder, lineage
-from posttrain.report.markdown import OTHER_PROTOCOL, not_checked, remarks, remarks_on_differences
+from posttrain.report.markdown import OTHER_PROTOCOL, flat, looked_at, not_checked, remarks, remarks_on_differences
 from posttrain.report.matches import overlaps, wanted_prompts
 from posttrain.report.published import read_report
 
@@ -73,8 +73,13 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
-    environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": _flat}
-    environment.filters |= {"breakable": _breakable, "remarks": remarks, "difference_remarks": remarks_on_differences}
+    environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": flat}
+    environment.filters |= {
+        "breakable": _breakable,
+        "looked_at": looked_at,
+        "remarks": remarks,
+        "difference_remarks": remarks_on_differences,
+    }
     return environment.get_template("page.html")
 
 
@@ -141,11 +146,3 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}".replace("-", "−")
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
-    """Nested names joined by dots."""
-    found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return found
