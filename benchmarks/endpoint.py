@@ -17,7 +17,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from posttrain.inference.journal import Journal, ask_stream
+from posttrain.inference.journal import Journal, stream
 from posttrain.inference.openai import OpenAIEndpoint, Server
 from posttrain.inference.protocols import ChatRequest, SamplingParameters
 
@@ -56,7 +56,7 @@ def ours(url: str, count: int, concurrency: int) -> float:
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
         began = time.perf_counter()
         endpoint = OpenAIEndpoint(Server(url, "m", concurrency=concurrency))
-        answered = sum(1 for _ in ask_stream(endpoint, requests, journal))
+        answered = sum(1 for _ in stream(endpoint, requests, journal))
         endpoint.close()
         seconds = time.perf_counter() - began
         assert answered == count

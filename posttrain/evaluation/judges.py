@@ -129,7 +129,7 @@ class Asked:
     told: Mapping[str, str]
 
 
-def judge_all(asked: Sequence[Asked], endpoint: ChatEndpoint, journal: Path) -> list[Judgement]:
+def judge_all(asked: Sequence[Asked], endpoint: ChatEndpoint, journal: Journal) -> list[Judgement]:
     """Every judgement in order, by one judge model, greedily; what stands in ``journal`` is not asked again."""
     requests = []
     for number, one in enumerate(asked):
@@ -137,9 +137,8 @@ def judge_all(asked: Sequence[Asked], endpoint: ChatEndpoint, journal: Path) -> 
         sampling = SamplingParameters(temperature=0.0, max_tokens=one.judge.max_tokens)
         requests.append(ChatRequest(str(number), messages, sampling))
     texts: dict[str, str] = {}
-    with Journal(journal) as answers:
-        for answer in ask(endpoint, requests, answers):
-            texts[answer.request.id] = answer.text
+    for answer in ask(endpoint, requests, journal):
+        texts[answer.request.id] = answer.text
     return [_read(one.judge, texts[str(number)]) for number, one in enumerate(asked)]
 
 

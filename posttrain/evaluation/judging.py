@@ -1,6 +1,7 @@
 """Judgements of a run's records: by a model that is opened for it, or recorded earlier; and HREF's encoder."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from posttrain.evaluation.encoder import Encoder
 from posttrain.evaluation.judges import JUDGES, Asked, Judge, Judgement, judge_all, judged_score, recorded
 from posttrain.evaluation.protocol import UNANSWERED, Instance, Protocol
 from posttrain.inference.chat import SamplerChat
+from posttrain.inference.journal import Journal
 from posttrain.inference.openai import OpenAIEndpoint, Server
 from posttrain.inference.opening import open_local
 from posttrain.inference.protocols import ChatEndpoint
@@ -69,18 +71,20 @@ def _by_judge(
     if isinstance(source, str) and Path(source).expanduser().is_file():
         judgements = recorded(asked, Path(source).expanduser())
     else:
-        endpoint = _opened(judge, source, device)
-        judgements = judge_all(asked, endpoint, journals / f"judge-{judge.name}.jsonl")
-        endpoint.close()
+        with (
+            Journal(journals / f"judge-{judge.name}.jsonl") as journal,
+            closing(_opened(judge, source, journal, device)) as endpoint,
+        ):
+            judgements = judge_all(asked, endpoint, journal)
     for record, judgement, (protocol, instance) in zip(records, judgements, about, strict=True):
         record |= _outcome(judgement, protocol, instance)
         if "model" in dict(instance.told):
             record["other_length"] = len(dict(instance.told)["other"])
 
 
-def _opened(judge: Judge, source: str | Server, device: str) -> ChatEndpoint:
+def _opened(judge: Judge, source: str | Server, journal: Journal, device: str) -> ChatEndpoint:
     if isinstance(source, Server):
-        return OpenAIEndpoint(source)
+        return OpenAIEndpoint(source, journal.budget(source.budget))
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise PosttrainError(f"judge {judge.name}: {folder} is neither a model folder nor a file of judgements.")

@@ -1,5 +1,6 @@
 """What requests cost: tokens and money, counted as they come in, and a limit that is never passed."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
@@ -34,16 +35,19 @@ class Price:
 
 
 def most_prompt_tokens(request: ChatRequest) -> int:
-    return sum(len(m["content"].encode()) + TOKENS_PER_MESSAGE for m in request.messages)
+    texts = [m["content"] for m in request.messages]
+    if request.json_schema is not None:  # servers put it before the model as a message
+        texts.append(json.dumps(dict(request.json_schema)))
+    return sum(len(text.encode()) + TOKENS_PER_MESSAGE for text in texts)
 
 
 @dataclass
 class Budget:
     """Money spent and promised, over all endpoints that share it; ``limit`` None: only counted.
 
-    What a request may cost at most is reserved before it is sent and settled when its answer is there, so that the
+    What an attempt may cost at most is reserved before it is sent and settled when its answer is there, so that the
     limit holds whatever the answers' lengths are. An attempt that ended without an answer (time-out, broken
-    connection) may have been billed: it is charged at its most, under ``presumed``.
+    connection) may have been billed: it is charged at its most, under ``presumed``, and the next is reserved anew.
     """
 
     limit: float | None = None

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from posttrain.artifacts.hashing import digest_json
 from posttrain.artifacts.jsonl import BadLine, JsonlAppender
 from posttrain.errors import PosttrainError
+from posttrain.inference.budget import Budget
 from posttrain.inference.protocols import ChatAnswer, ChatEndpoint, ChatFailure, ChatRequest, SampleRequest
 
 Answered = TypeVar("Answered", ChatAnswer, ChatFailure, ChatAnswer | ChatFailure)
@@ -54,7 +55,8 @@ class Journal:
     """An append-only JSONL file of {key, answer}, each on the disk when `put` returns; one writer at a time.
 
     A line that a kill tore is cut off when the file is opened again. Keys and file positions are in a temporary
-    database on the disk, so that memory does not grow with the file. ``cost`` is the sum of the answers' costs.
+    database on the disk, so that memory does not grow with the file. ``cost`` is the sum of the answers' costs,
+    ``presumed`` what attempts without an answer may have cost in all runs so far (see `Budget`).
     Raises BadLine for a damaged line that is not the last.
     """
 
@@ -65,7 +67,8 @@ class Journal:
         self._index = sqlite3.connect("", isolation_level=None)  # a nameless file, gone when it is closed
         self._index.execute("CREATE TABLE places (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
         self._index.execute("BEGIN")
-        self.cost = 0.0
+        self.cost = self.presumed = 0.0
+        self._budget = Budget()
         self._end = 0
         for number, line in enumerate(self._file, start=1):
             try:
@@ -96,10 +99,18 @@ class Journal:
     def put_all(self, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Stores several answers with one wait for the disk."""
         new = {key: answer for key, answer in entries if key not in self}
+        if (presumed := self._budget.presumed) > self.presumed:
+            new[f"presumed {presumed}"] = {"presumed": presumed}
         lengths = self._appender.append_all({"key": key, "answer": answer} for key, answer in new.items())
         for (key, answer), length in zip(new.items(), lengths, strict=True):
             self._note(key, answer)
             self._end += length
+
+    def budget(self, limit: float | None) -> Budget:
+        """The budget of the endpoint whose answers come here. It counts what stands here, from all runs; what is
+        presumed in this one is written with the next answer, at the latest when the journal is closed."""
+        self._budget = Budget(limit, self.cost, self.presumed)
+        return self._budget
 
     def _place(self, key: str) -> int | None:
         found = self._index.execute("SELECT place FROM places WHERE key = ?", (key,)).fetchone()
@@ -109,11 +120,15 @@ class Journal:
         self._index.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (key, self._end))
         usage = answer.get("usage")
         self.cost += usage.get("cost", 0.0) if isinstance(usage, Mapping) else 0.0
+        self.presumed = max(self.presumed, answer.get("presumed", 0.0))
 
     def close(self) -> None:
-        self._appender.close()
-        self._file.close()
-        self._index.close()
+        try:
+            self.put_all([])
+        finally:
+            self._appender.close()
+            self._file.close()
+            self._index.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -162,7 +177,8 @@ def ask(
 
     Equal questions (but for their ids) are asked once, for the first of them. ``as_a_whole``: unless the journal holds
     all of these requests, all are asked. A local engine's last bits hang on what shares its batch, so that a block
-    that a kill cut in two would not come out the same; made again from its first request it does.
+    that a kill cut in two would not come out the same; made again from its first request it does. Raises
+    PosttrainError, once all others are there, where a request stays without an answer.
     """
     model = endpoint.model
     wanted: dict[str, list[ChatRequest]] = {}
@@ -175,33 +191,33 @@ def ask(
         if answer is not None and not whole:
             yield from _for_each(wanted[key], answer)
     open_keys = set(asked)
+    failed: ChatFailure | None = None
     for answer in endpoint.chat([wanted[key][0] for key in asked]):
+        if isinstance(answer, ChatFailure):
+            failed = failed or answer
+            continue
         store(journal, model, [answer])
         key = _cut(request_key(model, answer.request), answer.request)
         open_keys.discard(key)
         yield from _for_each(wanted[key], stored_answer(journal, model, answer.request) or answer)
     if open_keys:
+        first = failed.request if failed else wanted[min(open_keys)][0]
+        why = f" ({failed.reason}: {failed.detail})" if failed else ""
         raise PosttrainError(
-            f"{endpoint.model} left {len(open_keys)} of {len(asked)} requests without an answer, "
-            f"the first {wanted[min(open_keys)][0].id!r}. The others stand in {journal.path}: run the command again."
+            f"{endpoint.model} left {len(open_keys)} of {len(asked)} requests without an answer, the first "
+            f"{first.id!r}{why}. The others stand in {journal.path}: mend the cause and run the command again."
         )
-
-
-def ask_stream(
-    endpoint: Streaming, requests: Iterable[ChatRequest], journal: Journal
-) -> Iterator[ChatAnswer | ChatFailure]:
-    """As `ask`, for any number of requests: they are taken one by one, and memory holds only those that fly.
-
-    A request that stays without an answer yields its ChatFailure; it is not stored, so that the next run asks again.
-    What is finished is on the disk before an error of the endpoint goes through (see `Streaming`).
-    """
-    return (one for one in stream(endpoint, requests, journal) if one is not None)
 
 
 def stream(
     endpoint: Streaming, requests: Iterable[ChatRequest], journal: Journal, *, wait: bool = True
 ) -> Iterator[ChatAnswer | ChatFailure | None]:
-    """`ask_stream` that several endpoints can take turns in: without ``wait`` it yields None where it would wait."""
+    """As `ask`, for any number of requests: they are taken one by one, and memory holds only those that fly.
+
+    A request that stays without an answer yields its ChatFailure; it is not stored, so that the next run asks again.
+    What is finished is on the disk before an error of the endpoint goes through (see `Streaming`). Without ``wait`` it
+    yields None where it would wait, so that several endpoints can take turns.
+    """
     model = endpoint.model
     flying: dict[str, list[ChatRequest]] = {}
     written = time.monotonic()

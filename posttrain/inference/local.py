@@ -91,8 +91,6 @@ class LocalSampler:
         PosttrainError for a prompt that leaves no room in the context, an unusable sampling setting, or weights whose
         logits are not numbers.
         """
-        if self._generating:
-            raise RuntimeError("this LocalSampler is generating already: exhaust or close the other iterator first")
         slots = self._slots
         begins: dict[tuple[int, ...], int] = {}
         if isinstance(requests, Sequence):
@@ -114,6 +112,8 @@ class LocalSampler:
     def _generate(
         self, requests: Iterator[SampleRequest], slots: int, begins: dict[tuple[int, ...], int]
     ) -> Iterator[Sample]:
+        if self._generating:
+            raise RuntimeError("this LocalSampler is generating already: exhaust or close the other iterator first")
         running, cache = Slots(slots), SlotCache(slots)
         beginnings = Beginnings(begins)
         stop_strings = StopStrings(self._tokenizer)

@@ -30,11 +30,11 @@ class Server:
 
     ``name`` stands for the model in journals and rows (default: ``model``): it must tell these weights from others.
     ``api_key_env``: the environment variable that holds the key, which is read at once and written nowhere; None: a
-    server without keys. ``seconds``: limit for one attempt, first byte to last. ``attempts``: for a request that fails
-    by itself; refusals for lack of capacity (429) do not count. ``patience``: seconds without one success, then the
-    server is down (before its first answer: a minute at most). ``structured``: how a JSON schema is asked for;
-    ``prompt``: only in words, for servers without. ``seeds``: whether the server takes a seed. ``limit_field``:
-    ``max_completion_tokens`` for newer hosted models.
+    server without keys. ``budget``: most money (see `Budget`). ``seconds``: limit for one attempt, first byte to last.
+    ``attempts``: for a request that fails by itself; refusals for lack of capacity (429) do not count. ``patience``:
+    seconds without one success, then the server is down (before its first answer: a minute at most).
+    ``structured``: how a JSON schema is asked for; ``prompt``: only in words, for servers without. ``seeds``: whether
+    the server takes a seed. ``limit_field``: ``max_completion_tokens`` for newer hosted models.
     """
 
     base_url: str
@@ -42,6 +42,7 @@ class Server:
     name: str | None = None
     api_key_env: str | None = None
     price: Price = Price()
+    budget: float | None = None
     concurrency: int = 64
     seconds: float = 600.0
     attempts: int = 6
@@ -77,7 +78,7 @@ class OpenAIEndpoint:
     """
 
     def __init__(self, server: Server, budget: Budget | None = None):
-        self.server, self.budget = server, budget or Budget()
+        self.server, self.budget = server, budget or Budget(server.budget)
         self.model = server.name or server.model
         self.account = Account()
         if urlsplit(server.base_url).username or urlsplit(server.base_url).password:
@@ -138,14 +139,14 @@ class OpenAIEndpoint:
             raise self._stopped
         return found
 
-    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[ChatAnswer]:
-        """Yields each answer as it comes. A request that stays without one is left out (`ask` reports it)."""
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[ChatAnswer | ChatFailure]:
+        """Yields what comes of each request, as it comes."""
         waiting = iter(requests)
         request = next(waiting, None)
         while request is not None or self.outstanding:
             while request is not None and self.submit(request):
                 request = next(waiting, None)
-            yield from (one for one in self.collect() if isinstance(one, ChatAnswer))
+            yield from self.collect()
 
     def close(self) -> None:
         """Drops what still flies."""
@@ -180,10 +181,7 @@ class OpenAIEndpoint:
     async def _work(self, request: ChatRequest, reserved: float) -> None:
         """One request after the other: the next is sent before the loop turns to the answers of others."""
         while True:
-            try:
-                self._hand_over(await self._attempts(request))
-            finally:
-                self.budget.settle(reserved, 0.0)
+            self._hand_over(await self._attempts(request, reserved))
             if not self._sent:
                 return
             request, reserved = self._sent.popleft()
@@ -202,49 +200,68 @@ class OpenAIEndpoint:
             self._ripens = None
         self._ripe.set()
 
-    async def _attempts(self, request: ChatRequest) -> ChatAnswer | ChatFailure:
+    async def _attempts(self, request: ChatRequest, reserved: float) -> ChatAnswer | ChatFailure:
         failed = 0
-        while True:
-            entered = await self._admission.enter()
-            try:
-                if self._admission.down:
-                    raise self._down("nothing was answered")
-                self.account.attempts += 1
-                async with asyncio.timeout(self.server.seconds):
-                    answer = await self._post(request)
-                self._admission.success()
-                self.account.add(answer.usage)
-                self.budget.settle(0.0, answer.usage["cost"])
-                return answer
-            except TimeoutError:
-                fault = _Fault("timeout", f"no whole answer in {self.server.seconds:g} s", overload=True, billed=True)
-            except _Fault as raised:
-                fault = raised
-            finally:
-                self._admission.leave()
-            self.account.fail(fault.kind)
-            if fault.billed:
-                self.budget.settle(0.0, 0.0, presumed=self.server.price.most(request))
-            if fault.scope == "endpoint":
-                raise EndpointDown(f"endpoint {self.model} at {self.server.base_url}: {fault.detail}")
-            if fault.scope == "request":
-                if not self.account.answers and self.account.failures[fault.kind] >= ALL_REFUSED:
-                    raise EndpointDown(
-                        f"endpoint {self.model} at {self.server.base_url}: it refused all of the first "
-                        f"{ALL_REFUSED} requests: {fault.detail}. Correct the endpoint's settings"
+        try:
+            while True:
+                entered = await self._admission.enter()
+                try:
+                    if self._admission.down:
+                        raise self._down("nothing was answered")
+                    self.account.attempts += 1
+                    async with asyncio.timeout(self.server.seconds):
+                        answer = await self._post(request)
+                    self._admission.success()
+                    self.account.add(answer.usage)
+                    self.budget.settle(0.0, answer.usage["cost"])
+                    return answer
+                except TimeoutError:
+                    fault = _Fault(
+                        "timeout", f"no whole answer in {self.server.seconds:g} s", overload=True, billed=True
                     )
-                return ChatFailure(request, "refused", fault.detail)
-            self._admission.complaint(entered, overload=fault.overload, wait=fault.wait)
-            if self._admission.down:
-                raise self._down(fault.detail)
-            failed += fault.scope == "attempt"
-            if failed >= self.server.attempts:
-                return ChatFailure(request, "gave_up", f"{failed} attempts; the last: {fault.detail}")
+                except _Fault as raised:
+                    fault = raised
+                finally:
+                    self._admission.leave()
+                self.account.fail(fault.kind)
+                if fault.billed:
+                    self.budget.settle(reserved, 0.0, presumed=reserved)
+                    reserved = 0.0
+                if fault.scope == "endpoint":
+                    raise EndpointDown(f"endpoint {self.model} at {self.server.base_url}: {fault.detail}")
+                if fault.scope == "request":
+                    if not self.account.answers and self.account.failures[fault.kind] >= ALL_REFUSED:
+                        raise EndpointDown(
+                            f"endpoint {self.model} at {self.server.base_url}: it refused all of the first "
+                            f"{ALL_REFUSED} requests: {fault.detail}. Correct the endpoint's settings"
+                        )
+                    return ChatFailure(request, "refused", fault.detail)
+                self._admission.complaint(entered, overload=fault.overload, wait=fault.wait)
+                if self._admission.down:
+                    raise self._down(fault.detail)
+                failed += fault.scope == "attempt"
+                if failed >= self.server.attempts:
+                    return ChatFailure(request, "gave_up", f"{failed} attempts; the last: {fault.detail}")
+                reserved = await self._rest(request, failed, reserved)
+        finally:
+            self.budget.settle(reserved, 0.0)
+
+    async def _rest(self, request: ChatRequest, failed: int, reserved: float) -> float:
+        """Waits before another attempt; the most that it can cost, reserved. BudgetReached: none flies that could leave
+        enough over."""
+        most = self.server.price.most(request)
+        self._resting += 1
+        self._begin()
+        try:
             # Refusals for lack of capacity do not lengthen the wait: the admission paces all requests together.
-            self._resting += 1
-            self._begin()
             await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failed, 10)) * self._jitter.uniform(0.5, 1))
+            while not reserved and not self.budget.reserve(most):
+                if self.budget.reserved < most * 1e-6:  # nobody holds anything: floats do not sum to 0
+                    raise self.budget.reached(self.model)
+                await asyncio.sleep(FIRST_WAIT)
+        finally:
             self._resting -= 1
+        return most
 
     def _down(self, detail: str) -> EndpointDown:
         return EndpointDown(

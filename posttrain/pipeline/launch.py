@@ -2,7 +2,8 @@
 
 They talk through torchrun's own key-value store; torch.distributed is initialised for the length of one shared stage
 only. So a stage that is not made for ranks sees none of this, and nobody holds a collective open during an evaluation.
-When any rank fails, torchrun ends them all; the same command goes on from the last checkpoint.
+When any rank fails, torchrun ends them all; they go on from the last checkpoint when torchrun starts them again
+(``--max-restarts``), or the same command does.
 """
 
 import datetime
@@ -77,10 +78,13 @@ def crew() -> Crew | None:
     """None in a process that torchrun did not start, or started alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
+    from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
-    return Crew(rank, size, store)
+    # torchrun keeps its store when it starts its ranks again: nothing of those that are gone must be found.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Crew(rank, size, PrefixStore(f"attempt {attempt}", store))
 
 
 def leads() -> bool:

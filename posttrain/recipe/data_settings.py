@@ -90,7 +90,7 @@ class Endpoint(Strict):
     prompt_price: float = Field(0.0, ge=0)  # money per million tokens
     completion_price: float = Field(0.0, ge=0)
     cached_price: float | None = Field(None, ge=0)
-    budget: float | None = Field(None, ge=0)  # most money for this model in this stage, over all runs
+    budget: float | None = Field(None, ge=0)  # most money for this model in this stage, over all runs (preferences.md)
     concurrency: Count = 64
     seconds: Rate = 600.0  # for one attempt
     attempts: Count = 6

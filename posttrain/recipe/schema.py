@@ -150,7 +150,9 @@ class RLVR(ModelOptions, Learning):
     epochs: Count = 4  # passes over a rollout batch
     minibatches: Count = 1
     verification_reward: float = 10.0
-    no_eos_reward: float = -10.0
+    no_eos_reward: float = -10.0  # replaces the score of a response that did not end, or has too few tokens
+    min_response_tokens: int = later(0, ge=0)  # before EOS
+    mask_truncated: bool = later(False)  # a response that did not end trains nothing
     verifier_weights: dict[str, float] | None = Unset  # None: a row's checks must all pass; else Σ weight · score
     verifier_error_bound: float = later(0.05)  # share of a step's answers that may fail to be judged without alarm
     engine: Literal["local", "vllm"] = later("local")

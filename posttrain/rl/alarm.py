@@ -36,17 +36,22 @@ class OveroptimisationAlarm:
         self.best: Look | None = None
         self.reasons: list[str] = []
         self._since: list[tuple[float, float]] = []
+        self._untrained: float | None = None  # reward of the first batch, drawn by the weights of the first look
         if state is not None:
             for look in state["looks"]:
                 self.observe(Look(**look))
             self.reasons, self._since = list(state["reasons"]), list(state["since"])
+            self._untrained = state["untrained"]
 
     def state(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"looks": [asdict(look) for look in self.looks], "reasons": self.reasons, "since": self._since}
+        looks = [asdict(look) for look in self.looks]
+        return {"looks": looks, "reasons": self.reasons, "since": self._since, "untrained": self._untrained}
 
     def record(self, reward: float, kl: float) -> None:
         """One training step's mean reward and KL (nats a sample)."""
+        if self._untrained is None:
+            self._untrained = reward
         self._since.append((reward, kl))
 
     def look(self, step: int, scores: Sequence[float | None]) -> str | None:
@@ -70,9 +75,7 @@ class OveroptimisationAlarm:
     def _reason(self, look: Look, best: Look) -> str | None:
         if look.kl is not None and self.kl_bound is not None and look.kl > self.kl_bound:
             return f"KL to the reference is {look.kl:.2f} nats a sample, over the bound {self.kl_bound:g}"
-        # Before the first look nothing was rewarded: then the first interval's reward stands for what it was.
-        seen = [best, *self.looks]
-        before = next((earlier.reward for earlier in seen if earlier.reward is not None), None)
+        before = self._untrained if best.reward is None else best.reward
         if before is None or look.reward is None or look.reward <= before:
             return None
         difference, error = paired_difference(look.scores, best.scores)

@@ -36,10 +36,11 @@ def build_engine(
     """The engine on its own copy of the model in ``folder``, which has the learner's vocabulary.
 
     ``positions``: the longest prompt and response together; vLLM sets aside memory for one such request at least.
-    ``gpus`` of its own; 0: it shares the learner's, and leaves it half of the memory.
+    ``gpus`` of its own, or the part of one that it shares with other actors; 0: it shares the learner's, and leaves it
+    half of the memory.
     """
     if engine == "vllm":
-        memory = 0.9 if gpus >= 1 else 0.45
+        memory = 0.9 * min(gpus, 1) if gpus else 0.45
         return VllmSampler(
             folder,
             dtype=dtype,

@@ -92,9 +92,10 @@ def grpo_experience(
     ref_logp_BT: torch.Tensor | None,
     *,
     divide_by_std: bool,
+    bessel: bool = False,
 ) -> Experience:
     """Every token of a response gets its sample's advantage within the group of its prompt. KL is in the loss."""
-    advantages_B = group_advantages(scores_B, rollout.group_B, weights_B, divide_by_std)
+    advantages_B = group_advantages(scores_B, rollout.group_B, weights_B, divide_by_std, bessel)
     return _of_samples(rollout, advantages_B, weights_B, old_logp_BT, ref_logp_BT, kl_in_loss=True)
 
 

@@ -12,6 +12,7 @@ nowhere but in Ray: a learner that is killed goes on from its checkpoint and has
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,14 @@ from transformers import PreTrainedModel
 from posttrain.errors import PosttrainError
 from posttrain.inference.protocols import Sample, Sampler, SampleRequest
 from posttrain.rl.plan import RolloutPlan
+from posttrain.rl.probe import learner_logprobs
 from posttrain.rl.rollouts import Rollout
 from posttrain.training.precision import forward_precision
 
 RESTARTS = 32  # of one actor, by Ray; more is no accident
 STARTS = 5  # tries; on a busy machine a node misses Ray's own limit
 PATIENCE = 5.0  # seconds of silence before a wait says what it waits for
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Drawn:
 
 
 class RolloutActor:
-    """One engine with its own copy of the policy, in a process of its own."""
+    """One engine with its own copy of the policy, in a process of its own.
 
-    def __init__(self, build: Callable[[], Sampler], device: str, dtype: str):
-        self.sampler = build()
-        self.device, self.dtype = device, dtype
+    It is built by the first call, whose errors reach the learner as they are: Ray takes one that a constructor raises
+    for the actor's death. ``learner_gpu``: the one it must not be on (`gpu_names`).
+    """
+
+    def __init__(self, build: Callable[[], Sampler], device: str, dtype: str, learner_gpu: str | None):
+        self.build, self.device, self.dtype, self.learner_gpu = build, device, dtype, learner_gpu
+        self.sampler: Sampler | None = None
         self.version: int | None = None  # unknown: the first call brings the weights
 
     def draw(
@@ -56,6 +63,14 @@ class RolloutActor:
         probe: Sequence[Sequence[int]],
     ) -> Drawn:
         started = time.perf_counter()
+        if self.sampler is None:
+            if self.learner_gpu in gpu_names():
+                raise PosttrainError(
+                    "Ray put a rollout actor on the learner's own GPU, of which the cluster does not know that it is "
+                    "taken: start Ray on the learner's node without it (CUDA_VISIBLE_DEVICES=1,2,3 ray start …), or "
+                    "the run by `ray job submit --entrypoint-num-gpus 1`"
+                )
+            self.sampler = self.build()
         if self.version != version:
             self.sampler.update_weights(_tensors(weights), version)
             self.version = version
@@ -63,6 +78,11 @@ class RolloutActor:
             scores = tuple(map(tuple, self.sampler.score(probe)))
             samples = tuple(self.sampler.generate(requests))
         return Drawn(samples, scores, os.getpid(), time.perf_counter() - started)
+
+
+def gpu_names() -> list[str]:
+    """Of the GPUs that this process sees; a GPU's name is the same in every process."""
+    return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
 
 
 def _tensors(weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -73,10 +93,13 @@ def _tensors(weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, torch.Ten
 class Fleet:
     """A `RolloutSource` of ``actors`` Ray actors, for steps ``first`` … ``steps`` − 1.
 
-    ``build`` makes an actor's engine there, on ``device``, as is the learner. ``score``: the learner's
-    log-probabilities of sequences, with which the actors' are compared after every sync (``logp_gap``, the mean |Δ|
-    over the tokens of ``probe``). ``note`` is told what a wait of more than a few seconds waits for. Uses the cluster
-    of RAY_ADDRESS, or a local one that ends with it.
+    ``build`` makes an actor's engine there, on ``device``, as is the learner. The learner's log-probabilities are
+    compared with the actors' after every sync (``logp_gap``, the mean |Δ| over the tokens of ``probe``). ``note`` is
+    told what a wait of more than a few seconds waits for.
+
+    Uses the cluster of RAY_ADDRESS, or a local one that ends with it. The learner's GPU is its own: the local one does
+    not see it, and actors that do not fit on the others are refused (PosttrainError). Which GPUs a cluster hands out is
+    up to who started it: an actor that finds itself on the learner's refuses to draw.
     """
 
     def __init__(
@@ -84,7 +107,6 @@ class Fleet:
         build: Callable[[], Sampler],
         plan: RolloutPlan,
         policy: PreTrainedModel,
-        score: Callable[[Sequence[Sequence[int]]], list[list[float]]],
         probe: Sequence[Sequence[int]],
         *,
         actors: int,
@@ -97,7 +119,7 @@ class Fleet:
         note: Callable[[str], None] = lambda message: None,
     ):
         self.ray = _ray()
-        self.plan, self.policy, self.score, self.probe = plan, policy, score, probe
+        self.plan, self.policy, self.probe = plan, policy, probe
         self.staleness, self.steps, self.dtype = staleness, steps, dtype
         self.device, self.note = device, note
         self.figures: dict[str, float] = {}
@@ -105,16 +127,35 @@ class Fleet:
         self._drawing: dict[int, tuple[int, dict[Any, int]]] = {}  # step → version, part of the batch → actor
         self._learner: dict[int, list[list[float]]] = {}  # version → the learner's scores of the probe
         self._handed_out = first
-        self._owns_ray = not self.ray.is_initialized()
-        if self._owns_ray:
-            self._start(actors)
-        self._group = self._place(actors, gpus_per_actor)
-        self.actors = [self._actor(number, build, gpus_per_actor) for number in range(actors)]
-        self.learned(first)
+        with ExitStack() as started:  # a start that fails leaves nothing behind
+            if not self.ray.is_initialized():
+                self._start(actors, gpus_per_actor)
+                started.callback(self.ray.shutdown)
+            bundle = {"CPU": 1.0} | ({"GPU": gpus_per_actor} if gpus_per_actor else {})
+            # One bundle an actor, on as many nodes as there are.
+            self._group = self.ray.util.placement_group([bundle] * actors, strategy="SPREAD")
+            started.callback(self.ray.util.remove_placement_group, self._group)
+            self._wait([self._group.ready()], lambda _: f"Ray to find room for {actors} rollout actors of {bundle}")
+            self.actors = [self._actor(number, build, gpus_per_actor) for number in range(actors)]
+            for actor in self.actors:
+                started.callback(self.ray.kill, actor)
+            self.learned(first)
+            self._started = started.pop_all()
 
-    def _start(self, actors: int) -> None:
-        address = os.environ.get("RAY_ADDRESS")
-        local: dict[str, Any] = {} if address else {"num_cpus": actors + 1, "include_dashboard": False}
+    def _start(self, actors: int, gpus: float) -> None:
+        if address := os.environ.get("RAY_ADDRESS"):
+            return self._connect(address)
+        others = _other_gpus(self.device)
+        if gpus and actors > (len(others) // gpus if gpus >= 1 else len(others) * int(1 / gpus)):
+            raise PosttrainError(
+                f"{actors} rollout actors of {gpus:g} GPUs each (gpus_per_actor) do not fit on the {len(others)} that "
+                "the learner leaves of this machine's: lower rollout_actors or gpus_per_actor, name a cluster with "
+                "more in RAY_ADDRESS, or set both and staleness to 0, where the engine shares the learner's GPU"
+            )
+        with _visible(others):
+            self._connect(None, num_cpus=actors + 1, num_gpus=len(others), include_dashboard=False)
+
+    def _connect(self, address: str | None, **local: Any) -> None:
         for attempt in range(1, STARTS + 1):
             try:
                 self.ray.init(address=address, configure_logging=False, log_to_driver=False, **local)
@@ -126,13 +167,6 @@ class Fleet:
                     raise PosttrainError(f"{where}, {STARTS} times; the last time: {error}") from error
                 self.note(f"{where}, trying again: {error}")
 
-    def _place(self, actors: int, gpus: float) -> Any:
-        """One bundle an actor, on as many nodes as there are."""
-        bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-        group = self.ray.util.placement_group([bundle] * actors, strategy="SPREAD")
-        self._wait([group.ready()], lambda _: f"Ray to find room for {actors} rollout actors of {bundle}")
-        return group
-
     def _actor(self, number: int, build: Callable[[], Sampler], gpus: float) -> Any:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -140,7 +174,8 @@ class Fleet:
         remote = self.ray.remote(
             num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS, scheduling_strategy=place
         )
-        return remote(RolloutActor).remote(build, self.device, self.dtype)
+        own = gpu_names()[torch.cuda.current_device()] if self.device == "cuda" else None
+        return remote(RolloutActor).remote(build, self.device, self.dtype, own)
 
     def learned(self, version: int) -> None:
         """Hands out what may be drawn with these weights: every step up to ``version`` + staleness."""
@@ -149,7 +184,7 @@ class Fleet:
             return
         weights = self.ray.put({n: p.detach().float().cpu().numpy() for n, p in self.policy.named_parameters()})
         with forward_precision(self.device, self.dtype):
-            self._learner[version] = self.score(self.probe)
+            self._learner[version] = learner_logprobs(self.policy, self.probe)
         while self._handed_out <= last:
             requests = self.plan.requests(self._handed_out)
             # Samples of a prompt stay together, so that an actor reads it once.
@@ -211,11 +246,29 @@ class Fleet:
             ) from error
 
     def close(self) -> None:
-        for actor in self.actors:
-            self.ray.kill(actor)
-        self.ray.util.remove_placement_group(self._group)
-        if self._owns_ray:
-            self.ray.shutdown()
+        self._started.close()
+
+
+def _other_gpus(device: str) -> list[str]:
+    """All that this process sees but the one it learns on, as CUDA_VISIBLE_DEVICES names them; on a CPU none."""
+    if device == "cpu":
+        return []
+    numbers = range(torch.cuda.device_count())
+    names = os.environ[VISIBLE].split(",") if VISIBLE in os.environ else [str(number) for number in numbers]
+    return [names[number] for number in numbers if number != torch.cuda.current_device()]
+
+
+@contextmanager
+def _visible(gpus: Sequence[str]) -> Iterator[None]:
+    """Processes started meanwhile see these GPUs alone; this one has long looked."""
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = ",".join(gpus)
+    try:
+        yield
+    finally:
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before
 
 
 def _ray() -> Any:

@@ -10,10 +10,11 @@ STD_EPSILON = 1e-8  # open-instruct: (s − μ) / (σ + 1e-8)
 
 
 def group_advantages(
-    scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor, divide_by_std: bool
+    scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor, divide_by_std: bool, bessel: bool = False
 ) -> torch.Tensor:
-    """score − mean of its group, divided by the group's population standard deviation + 1e-8 if asked.
+    """score − mean of its group, divided by the group's standard deviation + 1e-8 if asked.
 
+    The deviation is the population's; with ``bessel`` the sample's, as in the program of Tülu 3.1.
     ``group_B`` numbers the prompt of each sample; members of a group need not be neighbours. Samples of weight 0 (an
     infrastructure error) count in no mean and get 0. A group that all scored the same gets 0: it trains nothing, and
     its tokens stay in the denominator. That is asked of the scores, as the mean of equal numbers can be an ulp off, and
@@ -23,10 +24,11 @@ def group_advantages(
     groups = int(group_B.max()) + 1 if len(group_B) else 0
     scores_B = torch.where(counted_B, scores_B, 0.0)
 
-    def group_mean(x_B: torch.Tensor) -> torch.Tensor:
+    def group_mean(x_B: torch.Tensor, but: int = 0) -> torch.Tensor:
+        """Σ / (n − but)."""
         sums_G = torch.zeros(groups, dtype=x_B.dtype, device=x_B.device).index_add_(0, group_B, x_B)
         counts_G = torch.zeros_like(sums_G).index_add_(0, group_B, counted_B.to(x_B.dtype))
-        return (sums_G / counts_G.clamp(min=1))[group_B]
+        return (sums_G / (counts_G - but).clamp(min=1))[group_B]
 
     def highest(x_B: torch.Tensor) -> torch.Tensor:
         counted = torch.where(counted_B, x_B, float("-inf"))
@@ -36,7 +38,7 @@ def group_advantages(
     centred_B = torch.where(differ_B, scores_B - group_mean(scores_B), 0.0)
     if not divide_by_std:
         return centred_B
-    return centred_B / (group_mean(centred_B.square()).sqrt() + STD_EPSILON)
+    return centred_B / (group_mean(centred_B.square(), int(bessel)).sqrt() + STD_EPSILON)
 
 
 def leave_one_out_advantages(scores_B: torch.Tensor, group_B: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,7 @@ def verified_shares(
     """
     if weights is None:
         return [float(joint_outcome(of_sample) == "correct") for of_sample in verdicts]
+    weights = {name.lower(): weight for name, weight in weights.items()}  # as rows name verifiers
     return [
         sum(weights.get(name, 1.0) * verdict.score for (name, _), verdict in zip(row.checks, of_sample, strict=True))
         for row, of_sample in zip(rollout.rows, verdicts, strict=True)
@@ -78,22 +79,28 @@ def verified_shares(
 def sample_scores(
     outcomes: Sequence[Outcome],
     shares: Sequence[float],
+    response_BT: torch.Tensor,
     finished_B: torch.Tensor,
     verification_reward: float,
     no_eos_reward: float,
     added_B: torch.Tensor | float = 0.0,
+    *,
+    min_response_tokens: int = 0,
+    mask_truncated: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and weights, both float32 of shape B.
 
     ``verification_reward`` times its share (`verified_shares`), plus ``added_B`` (a reward model's scores);
-    ``no_eos_reward`` REPLACES the sum when the response did not end (paper §6.2). An ``error`` is the infrastructure's:
-    weight 0, so that the sample trains nothing.
+    ``no_eos_reward`` REPLACES the sum when the response did not end (paper §6.2), or has fewer than
+    ``min_response_tokens`` before its EOS, as in the published program. An ``error`` is the infrastructure's: weight 0,
+    so that the sample trains nothing; ``mask_truncated`` gives it to what did not end, too.
     """
     device = finished_B.device
     scores_B = torch.tensor(shares, device=device) * verification_reward + added_B
-    scores_B = torch.where(finished_B, scores_B, torch.full_like(scores_B, no_eos_reward))
+    good_B = finished_B & (response_BT.sum(1) > min_response_tokens)  # EOS is one of them
+    scores_B = torch.where(good_B, scores_B, torch.full_like(scores_B, no_eos_reward))
     weights_B = torch.tensor([float(outcome != "error") for outcome in outcomes], device=device)
-    return scores_B, weights_B
+    return scores_B, weights_B * finished_B if mask_truncated else weights_B
 
 
 def shuffled(

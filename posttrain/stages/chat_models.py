@@ -12,7 +12,7 @@ from urllib.parse import quote
 from posttrain.artifacts.lock import Lock
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.errors import PosttrainError
-from posttrain.inference.budget import Account, Budget, BudgetReached, Price
+from posttrain.inference.budget import Account, BudgetReached, Price
 from posttrain.inference.chat import SamplerChat
 from posttrain.inference.journal import Journal, ask, stored_answer, stream
 from posttrain.inference.openai import EndpointDown, OpenAIEndpoint, Server
@@ -128,7 +128,8 @@ class Remote:
             path = journal_path(context, self.name)
             stack.enter_context(Lock(path.with_suffix(".lock"), f"the journal of {self.name}"))
             self._journal = stack.enter_context(Journal(path))
-            self._endpoint = OpenAIEndpoint(server(settings), Budget(settings.budget, spent=self._journal.cost))
+            self._presumed = self._journal.presumed  # by earlier runs
+            self._endpoint = OpenAIEndpoint(server(settings), self._journal.budget(settings.budget))
             stack.callback(self._endpoint.close)
             self._stack = stack.pop_all()
         self._used = Account()
@@ -145,7 +146,8 @@ class Remote:
     def costs(self) -> dict[str, Any]:
         """Of all answers used, those from the journal too; under ``asked``, of this run's requests alone."""
         used = asdict(self._used)
-        asked = asdict(self._endpoint.account) | {"presumed": self._endpoint.budget.presumed}
+        presumed = self._endpoint.budget.presumed - self._presumed
+        asked = asdict(self._endpoint.account) | {"presumed": presumed}
         return {name: used[name] for name in used if name not in ("attempts", "failures")} | {"asked": asked}
 
     def close(self) -> None:
@@ -174,7 +176,5 @@ class _Recorded:
 
 def server(settings: Endpoint) -> Server:
     """The endpoint's settings as inference/ wants them."""
-    content: dict[str, Any] = settings.model_dump(
-        exclude={"prompt_price", "completion_price", "cached_price", "budget"}
-    )
+    content: dict[str, Any] = settings.model_dump(exclude={"prompt_price", "completion_price", "cached_price"})
     return Server(**content, price=Price(settings.prompt_price, settings.completion_price, settings.cached_price))

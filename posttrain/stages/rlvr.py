@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.artifacts.atomic import write_bytes
 from posttrain.artifacts.jsonl import read_jsonl, write_jsonl
+from posttrain.errors import PosttrainError
 from posttrain.inference.local import LocalSampler
 from posttrain.inference.protocols import Sampler
 from posttrain.models.heads import save_scorer
@@ -25,7 +26,7 @@ from posttrain.rl.fleet import Fleet
 from posttrain.rl.forward import over_rollout, parts, state_values
 from posttrain.rl.heldout import heldout_scores
 from posttrain.rl.plan import RolloutPlan
-from posttrain.rl.probe import GapWatch
+from posttrain.rl.probe import GapWatch, larger_gap
 from posttrain.rl.rewards import (
     joint_outcome,
     sample_scores,
@@ -48,7 +49,7 @@ from posttrain.training.precision import forward_precision
 from posttrain.training.sharding import on_any_rank, wait_for_ranks
 from posttrain.verifiers.pool import VerifierPool
 
-VERSION = 4
+VERSION = 5
 RANKS = True
 VERIFIER_SECONDS = 10.0  # for one answer; one that takes longer has itself to blame: outcome timeout
 PROBE_PROMPTS = 8  # whose tokens actors and learner score alike after every sync
@@ -71,11 +72,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if log:
         log.follow(context.name)
     watch = GapWatch(settings.dtype, state["probes_over"], settings.engine)
-    sampler: LocalSampler | EveryRank  # of the held-out prompts
-    if world_size() == 1:
-        sampler = local_engine(models["policy"], tokenizer.pad_token_id, done)
-    else:
-        sampler = EveryRank(engine_builder(context, models["policy"], tokenizer, done)(context.device))
+    sampler = own_engine(context, models["policy"], tokenizer, done, asked=bool(heldout))
     alarm = OveroptimisationAlarm(settings.kl_bound, state.get("alarm"))
 
     context.progress.start("RLVR", settings.steps, "steps", done=done)
@@ -103,6 +100,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
         def look(step: int) -> None:
             """Asks the held-out prompts; tells of over-optimisation; puts the best weights so far aside."""
+            assert sampler is not None, "there are held-out prompts"
             if isinstance(sampler, LocalSampler):  # it samples the learner's own module
                 sampler.update_weights((), step)
             with forward_precision(context.device, settings.dtype):
@@ -150,10 +148,13 @@ def run(context: StageContext) -> dict[str, Any]:
             scores_B, weights_B = sample_scores(
                 outcomes,
                 verified_shares(rollout, verdicts, settings.verifier_weights),
+                rollout.response_BT,
                 rollout.finished_B,
                 settings.verification_reward,
                 settings.no_eos_reward,
                 added_B=reward_scores(context, models, rollout),
+                min_response_tokens=settings.min_response_tokens,
+                mask_truncated=settings.mask_truncated,
             )
             figures = rollout_figures(rollout, outcomes, scores_B)
             if settings.shuffle_rewards:
@@ -163,7 +164,7 @@ def run(context: StageContext) -> dict[str, Any]:
             # Learn: fixed targets first, then several passes over the batch.
             experience = gather_experience(context, models, rollout, scores_B, weights_B)
             figures |= experience.figures | learn(context, models, optimizers, rollout, experience, step)
-            figures |= source.figures  # an actor's gap was measured at its own weights
+            figures |= larger_gap(source.figures, figures)
             learned = time.perf_counter()
             source.learned(step + 1)
             synced = time.perf_counter()
@@ -217,28 +218,47 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"rows": rows, "metrics": totals | first_and_last(curve)}
 
 
+def own_engine(
+    context: StageContext, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, done: int, *, asked: bool
+) -> Sampler | None:
+    """Of this process (of each rank): draws, unless actors do, and answers held-out prompts, if any are ``asked``."""
+    settings = context.settings
+    if world_size() > 1:
+        return EveryRank(engine_builder(context, policy, tokenizer, done)(context.device))
+    if settings.rollout_actors == 0 and settings.engine == "vllm":
+        return engine_builder(context, policy, tokenizer, done)(context.device)
+    if settings.rollout_actors > 0 and not asked:
+        return None
+    try:
+        return local_engine(policy, tokenizer.pad_token_id, done)
+    except PosttrainError as error:
+        if settings.engine == "local":
+            raise
+        raise PosttrainError(
+            f"where actors draw, the local engine asks the held-out prompts: {error}, with rollout_actors: 0; or set "
+            "heldout to null"
+        ) from error
+
+
 def rollout_source(
     context: StageContext,
     plan: RolloutPlan,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sampler: LocalSampler | EveryRank,
+    sampler: Sampler | None,
     done: int,
 ) -> RolloutSource:
     """The learner's own module, an engine beside it (in each rank, if there are several), or Ray actors."""
     settings = context.settings
-    if isinstance(sampler, EveryRank):
-        return OwnProcess(sampler, plan, context.device, settings.dtype, done, policy)
-    if settings.engine == "local" and settings.rollout_actors == 0:
-        return OwnProcess(sampler, plan, context.device, settings.dtype, done)
-    build = engine_builder(context, policy, tokenizer, done)
     if settings.rollout_actors == 0:
-        return OwnProcess(build(context.device), plan, context.device, settings.dtype, done, policy)
+        assert sampler is not None, "nothing else draws"
+        sent = None if isinstance(sampler, LocalSampler) else policy
+        return OwnProcess(sampler, plan, context.device, settings.dtype, done, sent)
+    build = engine_builder(context, policy, tokenizer, done)
     return Fleet(
         partial(build, context.device, gpus=settings.gpus_per_actor),
         plan,
         policy,
-        sampler.score,
         [prompt.token_ids for prompt in plan.prompts[:PROBE_PROMPTS] if len(prompt.token_ids) > 1],
         actors=settings.rollout_actors,
         staleness=settings.staleness,

@@ -51,6 +51,11 @@ def check_device(settings: Any, device: str) -> None:
             f"dtype is {settings.dtype}, but on a CPU RLVR runs in float32, where the sampler's log-probabilities are "
             "the learner's to 1e-5"
         )
+    if device == "cpu" and settings.gpus_per_actor > 0:
+        raise PosttrainError(
+            f"gpus_per_actor is {settings.gpus_per_actor:g}, but RLVR runs on a CPU here, and so do its actors: set it "
+            "to 0, or run on a GPU"
+        )
     if device == "cuda" and settings.rollout_actors > 0 and settings.gpus_per_actor == 0:
         raise PosttrainError(
             "rollout_actors without a GPU would draw on one CPU thread each while the learner's GPU waits: set "
@@ -59,7 +64,7 @@ def check_device(settings: Any, device: str) -> None:
 
 
 def check(settings: Any) -> None:
-    """Refuses settings that would train nothing, or that nothing would heed."""
+    """Refuses settings that would train nothing, and most that nothing would heed."""
     for heeded, reason in (
         (settings.gpus_per_actor == 0 or settings.rollout_actors > 0, "gpus_per_actor is of rollout_actors: set both"),
         (
@@ -252,6 +257,11 @@ def load_prompts(
             "max_prompt_tokens, lower max_response_tokens, or load the model with more rope_positions"
         )
     check_verifiers(context, prompts)
+    used = {name for prompt in prompts for name, _ in prompt.row.checks}
+    if unused := sorted({name.lower() for name in settings.verifier_weights or ()} - used):
+        raise PosttrainError(
+            f"verifier_weights names {', '.join(unused)}, which no prompt asks; they ask {', '.join(sorted(used))}"
+        )
     longest = max(len(prompt.token_ids) for prompt in prompts) + settings.max_response_tokens
     if longest > settings.micro_batch_tokens:
         raise PosttrainError(

@@ -70,7 +70,7 @@ def gather_experience(
     if paired:
         return pair_experience(*batch)
     if settings.algorithm == "grpo":
-        experience = grpo_experience(*batch, divide_by_std=settings.whiten_advantages)
+        experience = grpo_experience(*batch, divide_by_std=settings.whiten_advantages, bessel=tulu3)
     elif settings.algorithm == "rloo":
         experience = rloo_experience(*batch, beta=settings.beta)
     else:
@@ -85,11 +85,13 @@ def gather_experience(
             lam=settings.lam,
             whitened=settings.whiten_advantages,
         )
-    if not corrected:
+    if not (recomputed and may_differ(settings)):
         return experience
     importance_BT, figures = truncated_weights(
-        old_logp_BT, rollout.sampler_logp_BT, rollout.response_BT, settings.importance_bound
+        old_logp_BT, rollout.sampler_logp_BT, rollout.response_BT, settings.importance_bound or math.inf
     )
+    if not corrected:
+        return replace(experience, figures=experience.figures | {"policy_drift": figures["policy_drift"]})
     return replace(
         experience,
         advantages_BT=experience.advantages_BT * importance_BT,  # after whitening, and outside the KL penalty

@@ -23,6 +23,7 @@ from posttrain.evaluation.judging import judge_records
 from posttrain.evaluation.paper_results import RESULTS, beside
 from posttrain.evaluation.scores import suite_average, task_score
 from posttrain.evaluation.suites import PUBLISHED, TASKS
+from posttrain.inference.journal import Journal
 from posttrain.inference.protocols import ChatAnswer
 from tests.evaluation.mirror import mirror
 
@@ -98,9 +99,11 @@ def test_a_judge_is_asked_once_for_each_question_and_never_again(tmp_path):
     told = [{"prompt": f"p{i % 3}", "response": "r"} for i in range(6)]
     asked = [Asked("t", str(i), JUDGES["wildguard"], one) for i, one in enumerate(told)]
     judge = Judge(SAFE)
-    first = judge_all(asked, judge, tmp_path / "j.jsonl")
+    with Journal(tmp_path / "j.jsonl") as journal:
+        first = judge_all(asked, judge, journal)
     assert judge.asked == 3
-    assert judge_all(asked, judge, tmp_path / "j.jsonl") == first
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert judge_all(asked, judge, journal) == first
     assert judge.asked == 3
     assert all(one.text == SAFE for one in first)
 

@@ -8,10 +8,15 @@ import pytest
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.cli import main as command_line
+from posttrain.evaluation.judging import judge_records
 from posttrain.evaluation.over_chat import score_endpoint, unaskable
+from posttrain.evaluation.protocol import Instance
 from posttrain.evaluation.run import Limits, records_file
 from posttrain.evaluation.suites import TASKS
+from posttrain.inference.budget import BudgetReached
 from posttrain.inference.protocols import ChatAnswer, ChatFailure
+from posttrain.recipe.data_settings import Endpoint
+from posttrain.stages import chat_models
 from tests.evaluation.mirror import mirror
 
 NANO = [TASKS["nano_problems@nano"], TASKS["nano_facts@nano"]]
@@ -89,3 +94,15 @@ def test_a_served_model_is_evaluated_by_one_command(server, tmp_path, capsys):
     assert len(records) == 4 and all(record["response"].startswith("re: ") for record in records)
     assert command_line.main(["evaluate", server, *options]) == 2
     assert f"write {server}#NAME" in capsys.readouterr().err
+
+
+def test_a_judge_spends_no_more_than_its_budget_over_all_runs(server, tmp_path):
+    settings = Endpoint(base_url=server, model="m", completion_price=1e6, budget=300.0)  # 5 an answer, 128 at most
+    chat = TASKS["xstest@paper"].chat
+    asked = [(chat, Instance(str(i), "p", (), told=(("prompt", f"p{i}"), ("expected", "no")))) for i in range(60)]
+    for _ in range(2):
+        records = [{"task": "xstest", "id": one.id, "response": "r", "finish_reason": "stop"} for _, one in asked]
+        with pytest.raises(BudgetReached, match="the budget of 300 does not cover another"):
+            judge_records(records, asked, {"wildguard": chat_models.server(settings)}, tmp_path)
+        answers = [row["answer"] for _, row in read_jsonl(tmp_path / "judge-wildguard.jsonl")]
+        assert sum(answer["usage"]["cost"] for answer in answers) == 175  # 5 × 35, and 128 more would pass it

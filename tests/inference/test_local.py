@@ -260,11 +260,22 @@ def test_an_abandoned_iterator_frees_the_engine(model):
     answers = cast(Generator, sampler.generate(requests(6)))
     next(answers)
     with pytest.raises(RuntimeError, match="generating already"):
-        sampler.generate(requests(1))
+        next(sampler.generate(requests(1)))
     with pytest.raises(RuntimeError, match="weights change"):
         sampler.update_weights((), version=1)
     answers.close()
     assert len(list(sampler.generate(requests(4)))) == 4
+
+
+def test_of_two_iterators_one_alone_generates(model):
+    sampler = LocalSampler(model, pad_token_id=0, slots=2)
+    first, second = sampler.generate(requests(6)), sampler.generate(requests(6))
+    next(first)
+    with pytest.raises(RuntimeError, match="generating already"):
+        next(second)
+    with pytest.raises(RuntimeError, match="weights change"):
+        sampler.update_weights((), version=1)
+    assert len(list(first)) == 5
 
 
 def test_diverged_weights_are_reported(tiny):

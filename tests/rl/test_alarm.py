@@ -46,10 +46,21 @@ def told(rewards, shares):
     alarm, found = OveroptimisationAlarm(), []
     for look, reward in zip(looks([0, *rewards], shares), [None, *rewards], strict=True):
         if reward is not None:
-            alarm.record(reward - 1, 0.5)
-            alarm.record(reward + 1, 0.5)
+            alarm.record(reward, 0.5)
+            alarm.record(reward, 0.5)
         found.append(alarm.look(look.step, look.scores))
     return found
+
+
+def test_the_first_interval_is_measured_against_its_own_first_batch():
+    """The weights of the first look drew it: a run of one interval can be alarmed, too."""
+    for rewards, alarmed in (([2.0, 5.0, 9.0], True), ([5.0, 5.0, 5.0], False), ([9.0, 5.0, 2.0], False)):
+        alarm = OveroptimisationAlarm()
+        first, last = looks([0, 0], [0.6, 0.4])
+        assert alarm.look(0, first.scores) is None
+        for reward in rewards:
+            alarm.record(reward, 0.5)
+        assert bool(alarm.look(30, last.scores)) == alarmed, rewards
 
 
 def test_before_the_first_interval_there_is_no_reward_to_have_risen_from():

@@ -17,11 +17,11 @@ samples = st.lists(
 )
 
 
-@given(samples, st.booleans())
+@given(samples, st.booleans(), st.booleans())
 @settings(deadline=None)
-def test_each_score_is_measured_against_its_own_group(rows, divide_by_std):
+def test_each_score_is_measured_against_its_own_group(rows, divide_by_std, bessel):
     scores, groups, weights = (torch.tensor(x) for x in zip(*rows, strict=True))
-    found = group_advantages(scores.double(), groups, weights.double(), divide_by_std)
+    found = group_advantages(scores.double(), groups, weights.double(), divide_by_std, bessel)
     for b, (score, group, weight) in enumerate(rows):
         others = [s for s, g, w in rows if g == group and w > 0]
         if weight == 0:
@@ -29,7 +29,8 @@ def test_each_score_is_measured_against_its_own_group(rows, divide_by_std):
             continue
         expected = score - statistics.fmean(others)
         if divide_by_std:
-            expected /= statistics.pstdev(others) + 1e-8
+            spread = statistics.stdev(others) if bessel and len(others) > 1 else statistics.pstdev(others)
+            expected /= spread + 1e-8
         torch.testing.assert_close(float(found[b]), expected, rtol=1e-6, atol=1e-6)
 
 

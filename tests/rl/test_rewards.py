@@ -1,6 +1,7 @@
 """From verdicts to scores, case by case."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -56,8 +57,20 @@ def test_a_row_with_several_checks_is_correct_only_if_all_are(verdicts, expected
     ],
 )
 def test_score_and_weight_of_each_case(outcome, finished, score, weight):
-    scores, weights = sample_scores([outcome], [float(outcome == "correct")], torch.tensor([finished]), 10.0, -10.0)
+    shares, ends = [float(outcome == "correct")], torch.tensor([finished])
+    scores, weights = sample_scores([outcome], shares, torch.ones(1, 5, dtype=torch.bool), ends, 10.0, -10.0)
     assert scores.tolist() == [score] and weights.tolist() == [weight]
+
+
+def test_a_short_answer_scores_as_one_that_did_not_end_and_truncated_ones_can_be_masked():
+    """Three answers of 5, 2 and 5 tokens, EOS among them but in the last, which was cut."""
+    response = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [True] * 5])
+    right: list[Outcome] = ["correct"] * 3
+    score = partial(sample_scores, right, [1.0] * 3, response, torch.tensor([True, True, False]), 10.0, -10.0)
+    for least, expected in ((0, [10, 10, -10]), (1, [10, 10, -10]), (2, [10, -10, -10]), (5, [-10] * 3)):
+        scores, weights = score(min_response_tokens=least)
+        assert scores.tolist() == expected and weights.tolist() == [1, 1, 1]
+    assert score(mask_truncated=True)[1].tolist() == [1, 1, 0]
 
 
 def test_shuffling_keeps_the_scores_with_their_weights_and_depends_on_the_step():
@@ -106,6 +119,7 @@ def test_weighted_verifiers_add_up_and_unweighted_ones_must_all_agree():
     verdicts = [(CORRECT, WRONG), (CORRECT, CORRECT), (Verdict("wrong", 0.5), TIMEOUT)]
     assert verified_shares(rollout, verdicts, None) == [0.0, 1.0, 0.0]
     assert verified_shares(rollout, verdicts, {"a": 0.25}) == [0.25, 1.25, 0.125]
+    assert verified_shares(rollout, verdicts, {"A": 0.25}) == [0.25, 1.25, 0.125]
 
 
 def test_errors_over_their_bound_are_told_with_the_reason():

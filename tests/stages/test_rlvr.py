@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from posttrain.artifacts.jsonl import read_jsonl
 from posttrain.data.readers import write_rows
 from posttrain.errors import PosttrainError
+from posttrain.inference.protocols import Sample
 from posttrain.models.heads import TokenScorer, load_scorer, save_scorer
 from posttrain.models.load import load_policy, load_tokenizer, save_model
 from posttrain.recipe.schema import RLVR
@@ -227,6 +229,8 @@ def test_a_verifier_that_only_looks_for_a_keyword_is_hacked_and_the_alarm_says_s
     shutil.copytree(honest, inputs / "honest-policy", dirs_exist_ok=True)
     progress = Quiet()
     hacked = GRPO | {"model": "honest-policy", "data": "keyword.jsonl", "heldout": "meant.jsonl", "heldout_every": 10}
+    _, one_interval = run(inputs, "one interval", Quiet(), **hacked | {"heldout_every": 30}, steps=30)
+    assert one_interval["metrics"]["alarms"] == 1
     _, result = run(inputs, "keyword", progress, **hacked, steps=30)
     assert result["metrics"]["heldout_best_step"] == 0 and result["metrics"]["heldout_best"] > 0.6
     assert result["metrics"]["score_last"] > result["metrics"]["score_first"]
@@ -282,6 +286,7 @@ def correct_of(rollout) -> torch.Tensor:
     [
         ({"reward_model": "policy"}, "not a reward model"),
         ({"kl_bound": 3.0}, "needs heldout"),
+        ({"verifier_weights": {"MATH": 0.5}}, "verifier_weights names math, which no prompt asks; they ask substring"),
         ({"kl_bound": 3.0, "heldout": "heldout.jsonl", "beta": 0.0}, "beta above 0"),
         ({"algorithm": "grpo", "value_initialisation": "random"}, "has no value model"),
         ({"heldout": "prompts.jsonl"}, "8 of the 8 prompts of heldout prompts.jsonl are among those trained on"),
@@ -438,6 +443,47 @@ def test_actors_beside_a_gpu_do_not_draw_on_its_cpu_unasked():
         rlvr.check_device(RLVR.model_validate(asked), "cuda")
     rlvr.check_device(RLVR.model_validate(asked), "cpu")
     rlvr.check_device(RLVR.model_validate(asked | {"gpus_per_actor": 0.5}), "cuda")
+    with pytest.raises(PosttrainError, match="gpus_per_actor is 0.5, but RLVR runs on a CPU"):
+        rlvr.check_device(RLVR.model_validate(asked | {"gpus_per_actor": 0.5}), "cpu")
+
+
+@pytest.fixture
+def windowed(inputs, monkeypatch) -> list[str]:
+    """A policy that attends to 4 positions, and in vLLM's place a stand-in; the prompts it has been asked."""
+    tokenizer, asked = tiny_tokenizer(), []
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 4}
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    save_model(MistralForCausalLM(MistralConfig(**shape, **heads, **ids)).eval(), tokenizer, inputs / "windowed")
+
+    class StandIn:
+        context_length = 32
+
+        def update_weights(self, tensors, version):
+            self.version = version
+
+        def generate(self, requests):
+            for request in requests:
+                asked.append(request.prompt_id)
+                yield Sample(request, (5, 1), (-1.0, -1.0), "stop", self.version)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(rlvr, "build_engine", lambda *_, **__: StandIn())
+    return asked
+
+
+WINDOWED: dict[str, Any] = {"model": "windowed", "algorithm": "grpo", "engine": "vllm", "steps": 1}
+
+
+def test_vllm_draws_and_answers_alone_what_the_local_engine_cannot(inputs, windowed):
+    heldout = {"heldout": "heldout.jsonl", "heldout_every": 1}
+    output, result = run(inputs, "windowed-run", **WINDOWED, **heldout)
+    assert len(windowed) == 32 + 2 * len(WORDS), "a step's samples, and a look before it and behind"
+    assert result["metrics"]["heldout"] == 0.0
+    with pytest.raises(PosttrainError, match=r"attends to 4 positions only.* use vllm, with rollout_actors: 0; or"):
+        run(inputs, "windowed-actors", **WINDOWED, **heldout, rollout_actors=1)
 
 
 def test_an_unknown_verifier_is_refused_before_anything_runs(inputs):

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain.artifacts.jsonl import read_jsonl
-from tests.stages.test_rlvr import Quiet, as_before, inputs, run, same  # noqa: F401 — fixtures
+from posttrain.errors import PosttrainError
+from posttrain.rl import fleet
+from posttrain.stages import rlvr
+from tests.stages.test_rlvr import WINDOWED, Quiet, as_before, inputs, run, same, windowed  # noqa: F401 — fixtures
 
 pytestmark = pytest.mark.long
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 
 KINDS = ["ray::RolloutActor", "posttrain.verifiers.worker", "learner"]
 KILLS = 10  # of each kind
@@ -50,6 +54,8 @@ def test_batches_are_as_old_as_told_and_two_actors_share_them(inputs):  # noqa: 
     assert [row["staleness"] for row in rows(one)] == [0.0, 1.0, 1.0, 1.0, 1.0]
     assert all(row["logp_gap"] < 1e-5 for row in rows(one) + rows(two))  # at the weights that drew
     assert rows(one)[0]["policy_drift"] < 1e-5 < rows(one)[1]["policy_drift"]
+    published, _ = run(inputs, "published", rollout_actors=1, mode="tulu3", **settings)
+    assert rows(published)[0]["policy_drift"] < 1e-5 < rows(published)[1]["policy_drift"]
     tokens = [row["response_tokens"] for row in rows(one)]
     assert sum(tokens) * 32 * 2 == pytest.approx(first["metrics"]["trained_tokens"])
     assert tokens == [row["response_tokens"] for row in rows(two)], "who draws a sample does not change it"
@@ -62,6 +68,51 @@ def test_a_wait_says_what_it_waits_for(inputs, monkeypatch):  # noqa: F811
     assert any(
         "waiting for rollout actors 0 (process starting) to draw their part of step 1" in n for n in progress.notes
     )
+
+
+def test_an_engine_that_cannot_be_built_says_so_itself(inputs, windowed, monkeypatch):  # noqa: F811
+    def without_vllm(*_, **__):
+        raise PosttrainError("vLLM is not installed")
+
+    monkeypatch.setattr(rlvr, "build_engine", without_vllm)
+    with pytest.raises(PosttrainError, match="^vLLM is not installed$"):
+        run(inputs, "unbuilt", **WINDOWED, rollout_actors=1)
+    assert not ray.is_initialized()
+
+
+def test_an_own_cluster_leaves_the_learner_its_gpu(monkeypatch):
+    """Two pretended: Ray only counts them."""
+
+    def build():
+        raise PosttrainError(f"sees {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr(fleet, "gpu_names", lambda: ["one", "other"])
+    monkeypatch.setattr(fleet.Fleet, "learned", lambda self, version: None)
+    settings: dict = {"staleness": 0, "first": 0, "steps": 1, "device": "cuda", "dtype": "float32"}
+    nothing: Any = None
+    beside = fleet.Fleet(build, nothing, nothing, [], actors=1, gpus_per_actor=1.0, **settings)
+    try:
+        with pytest.raises(PosttrainError, match="^sees 7$"):
+            beside._get(beside.actors[0].draw.remote([], 0, {}, []), "the actor")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
+    finally:
+        beside.close()
+    assert not ray.is_initialized()
+
+
+def test_a_fleet_that_cannot_start_leaves_no_ray_behind(monkeypatch):
+    def fails(self, version):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fleet.Fleet, "learned", fails)
+    nothing: Any = None
+    settings: dict = {"staleness": 0, "first": 0, "steps": 1, "device": "cpu", "dtype": "float32"}
+    with pytest.raises(ZeroDivisionError):
+        fleet.Fleet(nothing, nothing, nothing, [], actors=1, **settings)
+    assert not ray.is_initialized()
 
 
 DRIVER = f"""
