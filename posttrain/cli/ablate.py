@@ -30,7 +30,7 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.errors import PosttrainError
     from posttrain.evaluation.compare import Scored
     from posttrain.pipeline.runner import plan_recipe, run_recipe
-    from posttrain.recipe.ablation import load_ablation, scored_stage, variant_recipe
+    from posttrain.recipe.ablation import GIVEN, load_ablation, result_file, scored_stage, variant_recipe
     from posttrain.stages.report import evaluated
 
     ablation = load_ablation(args.file)
@@ -38,6 +38,8 @@ def execute(args: argparse.Namespace) -> int:
         raise PosttrainError(
             f"--only {', '.join(strange)}: no such variant. There are: {', '.join(ablation.variants)}."
         )
+    for key in GIVEN.keys() & {text.partition("=")[0].strip() for text in args.overrides}:
+        raise PosttrainError(f"--set {key}: {GIVEN[key]} decide the {key} of each variant.")
     first = next(iter(ablation.variants))
     names = [name for name in ablation.variants if not args.only or name in args.only]
     names += [other for name in names if (other := ablation.variants[name].against or first) not in names]
@@ -72,12 +74,14 @@ def execute(args: argparse.Namespace) -> int:
             besides.setdefault(name, []).append(length | (where_it_ended(trained.artifact.path) if trained else {}))
     against = {name: ablation.variants[name].against or first for name in names}
     rows = table_rows(scores, against, besides)
-    folder = Path(args.runs) / ablation.name
+    file = Path(args.runs) / result_file(
+        ablation, variant_recipe(ablation, first, seeds[0], args.overrides), names, seeds
+    )
     text = markdown(ablation.description or ablation.name, seeds, rows)
-    write_text(folder / "ablation.md", text)
-    write_json(folder / "ablation.json", {"name": ablation.name, "seeds": list(seeds), "rows": rows})
+    write_text(file.with_name(f"{file.name}.md"), text)
+    write_json(file.with_name(f"{file.name}.json"), {"name": ablation.name, "seeds": list(seeds), "rows": rows})
     print(text)
-    print(f"written to {folder / 'ablation.md'} and ablation.json beside it")
+    print(f"written to {file}.md and {file.name}.json beside it")
     return 0
 
 

@@ -14,6 +14,8 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.errors import PosttrainError
     from posttrain.evaluation.compare import compare, read_scored
 
+    if args.changes < 0:
+        raise PosttrainError(f"--changes {args.changes}: how many are printed, 0 or more.")
     a, b = read_scored(args.a), read_scored(args.b)
     found, average, alone = compare([a], [b])
     if not found:

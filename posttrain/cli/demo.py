@@ -17,6 +17,8 @@ def execute(args: argparse.Namespace) -> int:
     from posttrain.demo.app import page, serve
     from posttrain.errors import PosttrainError
 
+    if not 0 < args.port < 1 << 16:
+        raise PosttrainError(f"--port {args.port}: a port is a number from 1 to {(1 << 16) - 1}.")
     stages = models_of(Path(args.run))
     if not stages:
         raise PosttrainError(f"{args.run}: no chat model is finished here. A run's folder is runs/RECIPE.")
@@ -26,23 +28,26 @@ def execute(args: argparse.Namespace) -> int:
         lambda stage: talker(stages[stage], args.device),
         first_and_furthest(stages),
     )
-    serve(shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser)
+    try:
+        serve(shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser)
+    except OSError as reason:
+        fault = f"{args.host}, port {args.port}: the demo cannot be served there ({reason})."
+        raise PosttrainError(f"{fault} Is it in use? Name another with --port.") from reason
     return 0
 
 
 def models_of(run: Path) -> dict[str, Path]:
     """Stage → folder of every finished model of a run that has a chat template, in the order of their making."""
-    from posttrain.artifacts.manifest import NAME, read_manifest
     from posttrain.errors import PosttrainError
+    from posttrain.report.published import artifacts_of
 
     if not run.is_dir():
         raise PosttrainError(f"{run}: no such folder. A run's folder is runs/<recipe name>.")
-    found = {}
-    for path in run.glob(f"*/*/{NAME}"):
-        manifest = read_manifest(path.parent)
-        if manifest["kind"] in ("sft", "dpo", "rlvr") and (path.parent / "chat_template.jinja").is_file():
-            found[manifest["started"], manifest["stage"]] = path.parent
-    return {stage: found[started, stage] for started, stage in sorted(found)}
+    return {
+        stage: folder
+        for stage, (folder, manifest) in artifacts_of(run).items()
+        if manifest["kind"] in ("sft", "dpo", "rlvr") and (folder / "chat_template.jinja").is_file()
+    }
 
 
 def first_and_furthest(stages: Mapping[str, Path]) -> tuple[str, str]:

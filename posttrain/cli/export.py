@@ -52,13 +52,15 @@ def push(folder: Path, repository: str) -> str:
 
 
 def finished(path: Path) -> Path:
-    """The artifact's folder: ``path`` itself, or the latest of a stage's folder. Raises PosttrainError for neither."""
-    from posttrain.artifacts.manifest import NAME, read_manifest
+    """The artifact's folder: ``path`` itself, or that of the stage RUN/STAGE. Raises PosttrainError for neither."""
+    from posttrain.artifacts.manifest import NAME
     from posttrain.errors import PosttrainError
+    from posttrain.report.published import artifacts_of
 
     if (path / NAME).is_file():
         return path
-    made = [folder for folder in path.iterdir() if (folder / NAME).is_file()] if path.is_dir() else []
-    if not made:
+    run, stage = path.absolute().parent, path.absolute().name
+    made = artifacts_of(run)
+    if stage not in made:
         raise PosttrainError(f"{path}: no finished stage. Its folder is runs/RECIPE/STAGE.")
-    return max(made, key=lambda folder: read_manifest(folder)["started"])
+    return made[stage][0]

@@ -11,21 +11,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from posttrain.errors import PosttrainError
+    from posttrain.report.published import read_report, report_file
 
-    path = Path(args.run) / ("report.json" if args.json else "report.md")
-    if not path.is_file():
-        if not Path(args.run).is_dir():
-            raise PosttrainError(f"{args.run}: no such folder. A run's folder is runs/<recipe name>.")
-        raise PosttrainError(f"{path}: this run has no report yet. Finish it with `posttrain run RECIPE`.")
+    run = Path(args.run)
     if args.open:
         import webbrowser
 
         from posttrain.report.page import write_page
 
-        page = write_page(Path(args.run)).resolve()
+        page = write_page(run).resolve()
         if not webbrowser.open(page.as_uri()):
             print(f"no browser was found here; open {page}")
         return 0
-    print(path.read_text(encoding="utf-8"), end="")
+    if args.json:
+        read_report(run)  # damage is told, not printed
+    print(report_file(run, "report.json" if args.json else "report.md").read_text(encoding="utf-8"), end="")
     return 0

@@ -1,6 +1,7 @@
 """`posttrain watch`: a run, live in the terminal."""
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 
@@ -21,11 +22,17 @@ def execute(args: argparse.Namespace) -> int:
     run = Path(args.run)
     if not run.is_dir():
         raise PosttrainError(f"{run}: no such folder. A run's folder is runs/<recipe name>.")
+    if not 0.1 <= args.every <= 3600:
+        raise PosttrainError(f"--every {args.every:g}: between 0.1 and 3600 seconds are wanted.")
     console = Console()
     if args.once or not console.is_terminal:
         console.print(table(look(run)))
         return 0
-    with Live(table(look(run), console.height), console=console, auto_refresh=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # the way out
+        Live(table(look(run), console.height), console=console, auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(args.every)
             live.update(table(look(run), console.height), refresh=True)
+    return 0

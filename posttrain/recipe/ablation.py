@@ -12,6 +12,8 @@ from posttrain.recipe.document import read_document
 from posttrain.recipe.load import load_recipe
 from posttrain.recipe.schema import Recipe, Strict
 
+GIVEN = {"seed": "the set's `seeds`, or --seeds,", "name": "the set and the variant"}  # not for a variant to set
+
 
 class Variant(Strict):
     """``set``: dotted overrides of the base. ``model``: the label that is scored, None for the set's."""
@@ -28,10 +30,10 @@ class Ablation(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
     base: str
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
     evaluation: str = "development"
     model: str
-    variants: dict[str, Variant]
+    variants: dict[str, Variant] = Field(min_length=1)
 
 
 def load_ablation(path: str | PathLike[str]) -> Ablation:
@@ -49,8 +51,24 @@ def load_ablation(path: str | PathLike[str]) -> Ablation:
     for name, variant in found.variants.items():
         if variant.against is not None and variant.against not in found.variants:
             raise PosttrainError(f"{path}: variants.{name}.against: {variant.against} is no variant of this set.")
+        for key in GIVEN.keys() & variant.set.keys():
+            place = document.place(("variants", name, "set", key))
+            raise PosttrainError(f"{place}: variants.{name}.set.{key}: {GIVEN[key]} decide the {key}. Leave it out.")
         variant_recipe(found, name, found.seeds[0])
     return found
+
+
+def result_file(ablation: Ablation, recipe: Recipe, names: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Under the runs folder, without an ending. Neither another scale nor a selection replaces the whole set's table.
+
+    ``recipe``: of any of its variants. Variants are named by their places in the file, from 1.
+    """
+    file = "ablation"
+    if len(names) < len(ablation.variants):
+        file += "-variants" + "".join(f"-{place}" for place, name in enumerate(ablation.variants, 1) if name in names)
+    if sorted(seeds) != sorted(ablation.seeds):
+        file += "-seeds" + "".join(f"-{seed}" for seed in sorted(seeds))
+    return Path(_scaled_name(ablation, recipe), file)
 
 
 def variant_recipe(ablation: Ablation, name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
@@ -68,8 +86,12 @@ def variant_recipe(ablation: Ablation, name: str, seed: int, overrides: Sequence
     only = evaluation.model_copy(update={"models": {label: evaluation.models[label]}})
     stages = {stage: settings for stage, settings in recipe.stages.items() if settings.kind != "report"}
     plain = "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")
-    update = {"stages": stages | {ablation.evaluation: only}, "name": f"{ablation.name}-{plain}-seed{seed}"}
-    return recipe.model_copy(update=update)
+    name = f"{_scaled_name(ablation, recipe)}-{plain}-seed{seed}"
+    return recipe.model_copy(update={"stages": stages | {ablation.evaluation: only}, "name": name})
+
+
+def _scaled_name(ablation: Ablation, recipe: Recipe) -> str:
+    return ablation.name if recipe.scale == "full" else f"{ablation.name}-{recipe.scale}"
 
 
 def scored_stage(ablation: Ablation, name: str, recipe: Recipe) -> str:

@@ -9,12 +9,13 @@ from posttrain.artifacts.hub import looks_like_hub_id
 from posttrain.artifacts.manifest import read_manifest
 from posttrain.evaluation.sealed import count_unsealings
 from posttrain.report.lineage import artifact_folder, decontamination, lineage
-from posttrain.report.markdown import interval, table, text
+from posttrain.report.markdown import interval, looked_at, not_checked, table, text
+from posttrain.report.published import read_report
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".gz", ".zst")
 LIMITS = (
-    "It can state falsehoods with confidence, and repeat what is wrong or unfair in the data below.",
-    "The scores below are of the suites named; they say nothing of other tasks, languages or prompts.",
+    "It can state falsehoods with confidence, and repeat what is wrong or unfair in the data above.",
+    "The scores above are of the suites named; they say nothing of other tasks, languages or prompts.",
     "What no verifier checks was not rewarded: style and honesty were only trained by examples.",
 )
 
@@ -102,24 +103,28 @@ def _sources(made: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _contamination(made: Mapping[str, Any]) -> str:
+    checks = {stage: check for stage, (folder, _) in made.items() if (check := decontamination(folder))}
+    if not checks:
+        return "The training data was not checked against any evaluation."
     lines = []
-    for stage, (folder, _) in made.items():
-        for source in (decontamination(folder) or {"sources": []})["sources"]:
+    for stage, check in checks.items():
+        for source in check["sources"]:
             overlaps = [f"{task} {of['overlapping']} of {of['items']}" for task, of in source["overlaps"].items()]
-            found = f"overlaps with {', '.join(overlaps)}" if overlaps else "no overlap"
+            found = (
+                f"overlaps with {', '.join(overlaps)}" if overlaps else "no overlap with what it was checked against"
+            )
             lines.append(f"- {stage}, {text(_shown(source['source']))}: {found}; {source['dropped']:,} rows left out.")
-    return "\n".join(lines) or "The training data was not checked against any evaluation."
+    unchecked = dict.fromkeys(stage for stage, _ in _mixtures(made) if stage not in checks)
+    lines += [f"- {stage}: not checked against any evaluation." for stage in unchecked]
+    return "\n\n".join(filter(None, ("\n".join(lines), not_checked(checks.values()))))
 
 
 def _results(run: Path, key: str) -> list[str]:
     """Scores of this artifact in the run's report, whatever its label there."""
-    path = run / "report.json"
-    looks = count_unsealings([run])
-    peeks = f"The unseen suite was looked at {looks} time{'' if looks == 1 else 's'} in this run."
-    if not path.is_file():
+    peeks = f"The unseen suite was {looked_at(count_unsealings([run]))} in this run."
+    if not (run / "report.json").is_file():
         return ["No evaluation of it is recorded in its run.", peeks]
-    report = json.loads(path.read_text(encoding="utf-8"))
-    found = []
+    report, found = read_report(run), []
     for suite, of_suite in report["suites"].items():
         labels = [label for label in of_suite["average"] if _made(run, report, label) == key]
         for label in labels[:1]:

@@ -11,16 +11,16 @@ def render(report: Mapping[str, Any]) -> str:
     parts = [
         f"# {text(report['recipe'])}",
         f"Seed {report['seed']}. Scores in percent with 95 % intervals. The unseen suite was "
-        f"{_times(report['unsealed'])} in this run.",
+        f"{looked_at(report['unsealed'])} in this run.",
     ]
     for name, suite in report["suites"].items():
-        parts += [f"## {name.capitalize()} suite", _scores(suite), *_below(suite)]
+        parts += [f"## {name.capitalize()} suite", _scores(suite), *_listed(remarks(suite))]
         if suite["compare"]:
             parts += [
                 "Paired differences on the same instances, in points. An interval without 0 is in bold; *p* is "
                 "McNemar's exact test.",
                 _differences(suite["compare"]),
-                *_below_differences(suite["compare"]),
+                *_listed(remarks_on_differences(suite["compare"])),
             ]
     if report["stages"]:
         parts += ["## Stages", _stages(report["stages"])]
@@ -56,7 +56,7 @@ def interval(estimate: Mapping[str, Any]) -> str:
     return f"{_percent(estimate['mean'])} [{_percent(estimate['low'])}, {_percent(estimate['high'])}]"
 
 
-def _below(suite: Mapping[str, Any]) -> list[str]:
+def remarks(suite: Mapping[str, Any]) -> list[str]:
     """What a reader must know of these scores: how each model was asked, what did not run, what was cut."""
     lines = [f"{label}: {note}." for label, note in suite["notes"].items() if note]
     limits = {name: value for name, value in suite["limits"].items() if value is not None}
@@ -74,7 +74,7 @@ def _below(suite: Mapping[str, Any]) -> list[str]:
             counts = [f"{label} {score[key]}" for label, score in by_label.items() if score.get(key)]
             if counts:
                 lines.append(f"{task}: {what}: {', '.join(counts)}.")
-    return ["\n".join(f"- {text(line)}" for line in lines)] if lines else []
+    return lines
 
 
 def _differences(compared: Sequence[Mapping[str, Any]]) -> str:
@@ -91,7 +91,7 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> str:
     return table(["models", "task", "n", "difference", "bootstrap", "*p*"], rows)
 
 
-def _below_differences(compared: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks_on_differences(compared: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know of these differences: which also measure the way of asking, and what they leave out."""
     lines = [
         f"{pair['a']} − {pair['b']} leaves out, as only one of them was scored on it: {', '.join(pair['missing'])}."
@@ -109,6 +109,10 @@ def _below_differences(compared: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{OTHER_PROTOCOL.strip()} The two models were asked under different protocols: the difference is also one "
             "of how they were asked."
         )
+    return lines
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {text(line)}" for line in lines)] if lines else []
 
 
@@ -152,20 +156,26 @@ def _decontamination(found: Mapping[str, Mapping[str, Any]]) -> str:
             shown = [source["profile"], f"{source['rows']:,}", f"{source['dropped']:,}", ", ".join(overlaps) or "none"]
             rows.append([stage, source["source"], *shown, source["decision"]])
     listed = table(["stage", "source", "profile", "rows", "dropped", "overlapping evaluation items", "decision"], rows)
-    missing = sorted({task for check in found.values() for task in check["not_checked"]})
-    return f"{listed}\n\nNot checked, for want of their data: {', '.join(missing)}." if missing else listed
+    return "\n\n".join(filter(None, (listed, not_checked(found.values()))))
+
+
+def not_checked(found: Iterable[Mapping[str, Any]]) -> str:
+    """The evaluations that some data was not checked against, in one sentence; "" where there are none."""
+    missing = sorted({task for check in found for task in check["not_checked"]})
+    return f"Not checked, for want of their data: {', '.join(missing)}." if missing else ""
 
 
 def _figures(values: Mapping[str, Any]) -> str:
     """``name value`` of every number and short text, nested names joined by dots."""
-    return ", ".join(f"{name} {_number(value)}" for name, value in _flat(values))
+    return ", ".join(f"{name} {_number(value)}" for name, value in flat(values) if isinstance(value, int | float | str))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, int | float | str]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested names joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float | str):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
             yield f"{prefix}{name}", value
 
 
@@ -179,7 +189,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _times(count: int) -> str:
+def looked_at(count: int) -> str:
     return {0: "not looked at", 1: "looked at once", 2: "looked at twice"}.get(count, f"looked at {count} times")
 
 

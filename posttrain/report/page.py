@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import markupsafe
 
 from posttrain.artifacts.atomic import write_text
 from posttrain.artifacts.jsonl import read_jsonl
-from posttrain.errors import PosttrainError
 from posttrain.report.curves import HEIGHT, WIDTH, curves
 from posttrain.report.graph import BOX, graph
 from posttrain.report.graph import HEIGHT as BOX_HEIGHT
 from posttrain.report.instances import Instances
 from posttrain.report.lineage import artifact_folder, lineage
+from posttrain.report.markdown import OTHER_PROTOCOL, flat, looked_at, not_checked, remarks, remarks_on_differences
 from posttrain.report.matches import overlaps, wanted_prompts
+from posttrain.report.published import read_report
 
 NAME = "report.html"
 HERE = Path(__file__).parent
@@ -30,14 +31,9 @@ PAIRS = 60  # preference rows that are shown of a stage
 def write_page(run: Path) -> Path:
     """Writes report.html into a run's folder, from its report.json and the artifacts behind it; returns its path.
 
-    Raises PosttrainError for a folder without a report, and for one whose artifacts are gone.
+    Raises PosttrainError for a folder without a whole report, and for one whose artifacts are gone.
     """
-    path = run / "report.json"
-    if not path.is_file():
-        if not run.is_dir():
-            raise PosttrainError(f"{run}: no such folder. A run's folder is runs/<recipe name>.")
-        raise PosttrainError(f"{path}: this run has no report yet. Finish it with `posttrain run RECIPE`.")
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_report(run)
     folders = [artifact_folder(run, stage, figures["key"]) for stage, figures in report["stages"].items()]
     write_text(run / NAME, render(report, run, lineage(folders)))
     return run / NAME
@@ -55,10 +51,12 @@ def render(report: Mapping[str, Any], run: Path, made: Mapping[str, tuple[Path, 
     return _template().render(
         report=report,
         made=made,
+        other_protocol=OTHER_PROTOCOL,
         curves={stage: found for stage, found in drawn.items() if found},
         box=(WIDTH, HEIGHT),
         mixtures={stage: mixture for stage, folder in folders.items() if (mixture := _mixture(folder))},
         overlaps=[found for stage, folder in folders.items() for found in overlaps(stage, folder, instances.prompts)],
+        not_checked=not_checked(report["decontamination"].values()),
         pairs={stage: rows for stage, folder in folders.items() if (rows := _pairs(folder))},
         graph=_graph(made),
         graph_box=(BOX, BOX_HEIGHT),
@@ -75,8 +73,13 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
-    environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": _flat}
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"percent": _percent, "signed": _signed, "figure": _figure, "flat": flat}
+    environment.filters |= {
+        "breakable": _breakable,
+        "looked_at": looked_at,
+        "remarks": remarks,
+        "difference_remarks": remarks_on_differences,
+    }
     return environment.get_template("page.html")
 
 
@@ -143,11 +146,3 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}".replace("-", "−")
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
-    """Nested names joined by dots."""
-    found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return found

@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.table import Table
 
 from posttrain.artifacts.lock import held
-from posttrain.artifacts.manifest import NAME as MANIFEST
-from posttrain.artifacts.manifest import read_manifest
 from posttrain.report.curves import FIRST, Curve, curves
+from posttrain.report.published import artifacts_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = 5  # figures of a stage
@@ -42,7 +41,7 @@ class Watched:
 
 
 def look(run: Path) -> list[Watched]:
-    """Every stage under a run's folder, in the order in which they began."""
+    """Every stage under a run's folder, or behind its report, in the order in which they began."""
     found: list[tuple[float, Watched]] = []
     for folder in (path for path in run.iterdir() if path.is_dir()):
         for checkpoints in folder.glob(".checkpoints-*"):
@@ -52,20 +51,18 @@ def look(run: Path) -> list[Watched]:
                 found.append((began, _watched(folder.name, "running", time.time() - began, checkpoints)))
             elif checkpoints.is_dir():
                 found.append((checkpoints.stat().st_mtime, _watched(folder.name, "stopped", None, checkpoints)))
-        made = [(read_manifest(path), path) for path in folder.iterdir() if (path / MANIFEST).is_file()]
-        if made:
-            manifest, path = max(made, key=lambda pair: pair[0]["started"])
-            began = datetime.datetime.fromisoformat(manifest["started"]).timestamp()
-            found.append((began, _watched(folder.name, "done", manifest["seconds"], path)))
+    for stage, (folder, manifest) in artifacts_of(run).items():
+        began = datetime.datetime.fromisoformat(manifest["started"]).timestamp()
+        found.append((began, _watched(stage, "done", manifest["seconds"], folder)))
     return [watched for _, watched in sorted(found, key=lambda pair: pair[0])]
 
 
 def table(stages: Sequence[Watched], height: int = 10**6) -> Table:
     """For a terminal of ``height`` lines: the first finished stages give way to those that run."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False, expand=True)
     for title in ("stage", "state", "time", "step", "figures"):
-        right = title in ("time", "step")
-        shown.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        side, rest = "right" if title in ("time", "step") else "left", 1 if title == "figures" else None
+        shown.add_column(title, justify=side, ratio=rest, no_wrap=True, overflow="ellipsis")  # figures: what is left
     over = sum(len(stage.figures) for stage in stages) + 2 - height  # the head, and the line that the cursor is on
     left_out = 0
     while over > 0 and left_out < len(stages) and stages[left_out].state == "done":

@@ -104,7 +104,8 @@ def test_the_card_tells_data_licences_contamination_results_and_peeks(exported):
     assert "MIT (99)" in card
     assert "overlaps with development/nano_problems@nano 1 of 4; 1 rows left out" in card
     assert "| nano_problems@nano | 40 | 75.0 [" in card
-    assert "looked at 0 times" in card
+    assert "The unseen suite was not looked at in this run." in card
+    assert card.index("scores above") > card.index("## Results") and "below" not in card
     assert "4,567" in card and HOSTILE not in card
 
 

@@ -103,6 +103,11 @@ def test_report_prints_the_run_s_report(tmp_path, capsys):
     assert "no report yet" in capsys.readouterr().err
 
 
+def test_compare_refuses_to_print_fewer_than_no_changes(tmp_path, capsys):
+    assert command_line.main(["compare", str(tmp_path), str(tmp_path), "--changes", "-1"]) == 2
+    assert "--changes -1: how many are printed, 0 or more." in capsys.readouterr().err
+
+
 def test_recipe_check_names_a_fault_with_its_line(tmp_path, capsys):
     path = tmp_path / "a.yaml"
     path.write_text("stages:\n  world:\n    kind: synthesize\n    stf: 3\n")

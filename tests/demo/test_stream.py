@@ -1,8 +1,11 @@
 """Answers that grow are those of one long request, at temperature 0, and end where they should."""
 
+import socket
+
 import pytest
 
 from posttrain.cli.demo import first_and_furthest, models_of, talker
+from posttrain.cli.main import main
 from posttrain.data.chat import prepare_tokenizer
 from posttrain.demo.app import _plain, _shown, answers
 from posttrain.demo.stream import STRETCH, grow
@@ -44,6 +47,17 @@ def test_a_full_context_is_told_and_does_not_crash(run):
     sampling = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8, "seed": 0}
     (last,) = list(answers([model], [[long]], sampling, ""))[-1]
     assert "longer than this model's" in last[-1]["content"]
+
+
+def test_a_port_in_use_and_one_that_is_none_are_told(run, capsys):
+    pytest.importorskip("gradio", reason="the extra `demo`")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", str(run), "--no-browser", "--port", str(port)]) == 2
+    assert f"port {port}: the demo cannot be served there" in capsys.readouterr().err
+    for port in ("99999", "0", "-1"):
+        assert main(["demo", str(run), "--no-browser", f"--port={port}"]) == 2
+        assert f"--port {port}: a port is a number from 1 to 65535." in capsys.readouterr().err
 
 
 def test_the_two_sides_are_answered_in_turn_with_the_system_message(run):

@@ -1,5 +1,6 @@
 """Ablations: each variant differs from its base by what it says, and the table pairs instances."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from posttrain.evaluation.compare import Scored
 from posttrain.evaluation.protocol import Protocol
 from posttrain.evaluation.scores import task_score
 from posttrain.evaluation.suites import TASKS
-from posttrain.recipe.ablation import load_ablation, variant_recipe
+from posttrain.recipe.ablation import load_ablation, result_file, variant_recipe
 from posttrain.recipe.references import order, references
 
 ABLATIONS = sorted((Path(__file__).parents[2] / "recipes" / "ablations").glob("*.yaml"))
@@ -61,6 +62,36 @@ def test_what_is_no_variant_or_no_model_is_told(tmp_path):
     path.write_text(TINY.format(base=base).replace("higher: {", "higher: {against: lower, "))
     with pytest.raises(PosttrainError, match="lower is no variant"):
         load_ablation(path)
+
+
+def test_a_set_without_variants_or_seeds_and_a_variant_that_sets_what_is_given_are_refused(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    whole = TINY.format(base=ABLATIONS[0].parents[1] / "quickstart.yaml")
+    path.write_text(whole.partition("variants:")[0] + "variants: {}\n")
+    with pytest.raises(PosttrainError, match=r"mine.yaml:5: variants: .*at least 1"):
+        load_ablation(path)
+    path.write_text(whole.replace("seeds: [1]", "seeds: []"))
+    with pytest.raises(PosttrainError, match=r"mine.yaml:3: seeds: .*at least 1"):
+        load_ablation(path)
+    for given in ("seed: 7", "name: other"):
+        path.write_text(whole.replace("higher: {set: {", f"higher: {{set: {{{given}, "))
+        with pytest.raises(PosttrainError, match=rf"mine.yaml:7: variants.higher.set.{given[:4]}: .*Leave it out"):
+            load_ablation(path)
+        path.write_text(whole)
+        assert main(["ablate", str(path), "--dry-run", "--set", given.replace(": ", "="), "--runs", str(tmp_path)]) == 2
+        assert f"decide the {given[:4]}" in capsys.readouterr().err
+
+
+def test_a_smoke_run_or_a_selection_replaces_no_result_of_the_whole_set():
+    ablation = load_ablation(NANO[0])
+    names, seeds = list(ablation.variants), list(ablation.seeds)
+    full, smoke = (variant_recipe(ablation, names[0], 1, scale) for scale in ((), ("scale=smoke",)))
+    assert full.name != smoke.name
+    selections = itertools.product((full, smoke), (names, names[:1], names[:2]), (seeds, seeds[:1], [8]))
+    files = [result_file(ablation, *selection) for selection in selections]
+    assert len(set(files)) == len(files)
+    assert str(files[0]) == f"{ablation.name}/ablation"
+    assert result_file(ablation, full, names, seeds[::-1]) == files[0]  # the same models
 
 
 def scored(label, values, groups=None, protocol: Protocol = TASKS["nano_facts@nano"].chat):

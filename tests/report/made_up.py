@@ -52,7 +52,9 @@ def made_up_run(runs: Path, instances: int = 40, words: int = 0) -> Path:
         "decision": {"action": "drop_rows", "reason": "over 2%"},
         "evaluations": [task | {"pair_count": 1, "pairs": [pair]}],
     }
-    write_json(mixture / "decontamination.json", {"not_run": [], "sources": [source]})
+    write_json(
+        mixture / "decontamination.json", {"not_run": ["development/wildjailbreak_harmful@paper"], "sources": [source]}
+    )
     counts = {"read": 100, "removed": {"contaminated": 1}, "used": 99, "licences": {"MIT": 99}}
     lengths = {"characters": {"histogram": {"<64": 60, "<128": 39}}}
     part = {"source": "stage:world/sft.jsonl", "lengths": lengths} | counts

@@ -2,27 +2,37 @@
 
 import base64
 import hashlib
+import html
 import io
 import itertools
 import json
 import re
+import shutil
 import socket
+import time
 import zlib
 from html.parser import HTMLParser
 
 import pytest
 import rich.console
 
+from posttrain.artifacts.atomic import write_json
 from posttrain.artifacts.jsonl import write_jsonl
 from posttrain.artifacts.lock import Lock
+from posttrain.cli.demo import models_of
+from posttrain.cli.export import finished
+from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
-from posttrain.report.curves import POINTS, Curve, curves
+from posttrain.report.card import model_card
+from posttrain.report.curves import FIRST, POINTS, Curve, curves
 from posttrain.report.graph import BOX, graph
 from posttrain.report.instances import BLOCK, Instances
+from posttrain.report.lineage import decontamination
+from posttrain.report.markdown import render
 from posttrain.report.matches import overlaps
 from posttrain.report.page import write_page
 from posttrain.report.watch import Watched, look, sparkline, table
-from tests.report.made_up import HOSTILE, SHARED, made_up_run
+from tests.report.made_up import HOSTILE, SHARED, artifact, made_up_run
 
 
 class Elements(HTMLParser):
@@ -89,6 +99,51 @@ def test_the_page_shows_scores_differences_data_matches_pairs_and_lineage(page):
     assert page.count(f"<mark>{SHARED}</mark>") == 2  # in the training row and in the item
     assert "rated 1 · stage:sft" in text
     assert "some/model" in text and "51,234" in text
+
+
+def test_what_limits_and_mars_the_scores_is_told_as_in_the_markdown(tmp_path):
+    run = made_up_run(tmp_path)
+    report = json.loads((run / "report.json").read_text())
+    suite = report["suites"]["development"]
+    suite["limits"] = {"instances": 20, "prompt_tokens": None}
+    (pair,) = suite["compare"]
+    pair["missing"] = ["sums@test"]
+    pair["per_task"]["nano_problems@nano"] |= {"same_protocol": False, "left_out": 2}
+    (run / "report.json").write_text(json.dumps(report))
+    page = html.unescape(re.sub(r"<[^>]+>", "", write_page(run).read_text(encoding="utf-8")))
+    for line in render(report).splitlines():
+        if line.startswith(("- Limits: instances 20.", "- DPO − SFT leaves out", "- † ")):
+            assert line.removeprefix("- ") in page
+            page = page.replace(line.removeprefix("- "), "told", 1)
+    assert page.count("told") == 4
+    assert "average †" in page and "nano_problems@nano †" in page
+
+
+@pytest.mark.parametrize("overlapping", [0, 1])
+def test_what_the_data_was_not_checked_against_is_told_with_overlaps_and_without(tmp_path, overlapping):
+    run = made_up_run(tmp_path)
+    path = run / "mixture" / "key-of-mixture" / "decontamination.json"
+    found = json.loads(path.read_text()) | {"not_run": ["development/gsm8k@paper"]}
+    found["sources"][0]["evaluations"][0]["overlapping"] = overlapping
+    path.write_text(json.dumps(found))
+    report = json.loads((run / "report.json").read_text())
+    report["decontamination"]["mixture"] = decontamination(path.parent)
+    (run / "report.json").write_text(json.dumps(report))
+    page, told = (
+        write_page(run).read_text(encoding="utf-8"),
+        "Not checked, for want of their data: development/gsm8k@paper.",
+    )
+    assert told in page and 'href="#contamination"' in page
+    card = model_card("lamp-1", artifact(run, "sft2", "sft", inputs=("mixture",), seed=1), "Tests.")
+    assert told in card and ("no overlap with what it was checked against" in card) == (not overlapping)
+
+
+def test_the_card_names_a_mixture_that_was_not_checked(tmp_path):
+    run = made_up_run(tmp_path)
+    other = artifact(run, "other_mixture", "mixture")
+    write_json(other / "mixture.json", {"sources": [{"source": "some/rows", "used": 3}]})
+    card = model_card("lamp-1", artifact(run, "sft2", "sft", inputs=("mixture", "other_mixture"), seed=1), "Tests.")
+    assert "- other_mixture: not checked against any evaluation." in card
 
 
 def test_a_match_of_an_item_that_the_run_did_not_ask_says_so(tmp_path):
@@ -186,6 +241,34 @@ def test_watch_tells_done_running_and_stopped_stages_apart(tmp_path):
     assert sparkline(found["rlvr"].curves[0]) == "█▃▁"
 
 
+def test_stages_that_a_sibling_made_are_found_behind_the_report(tmp_path):
+    """A recipe that shares its stages has a report and hardly a folder of its own; what it made itself comes first."""
+    made = made_up_run(tmp_path)
+    for stage in ("sft", "dpo"):
+        (made / stage / f"key-of-{stage}" / "chat_template.jinja").touch()
+    sibling = tmp_path / "sibling"
+    own = artifact(sibling, "dpo", "dpo", started="2026-02-01")
+    (own / "chat_template.jinja").touch()
+    shutil.copy(made / "report.json", sibling)
+    assert [stage.name for stage in look(sibling)][-1] == "dpo"
+    assert {stage.name for stage in look(sibling)} == {stage.name for stage in look(made)}
+    assert models_of(sibling) == {"sft": made / "sft" / "key-of-sft", "dpo": own}
+    assert finished(sibling / "sft") == made / "sft" / "key-of-sft" and finished(sibling / "dpo") == own
+    with pytest.raises(PosttrainError, match="no finished stage"):
+        finished(sibling / "rlvr")
+    shutil.rmtree(made)
+    assert [stage.name for stage in look(sibling)] == ["dpo"]
+
+
+@pytest.mark.parametrize("damage", ['{"stages": {', "[]", "{}", "\xff"])
+def test_a_damaged_report_is_told_with_the_way_out(tmp_path, capsys, damage):
+    (tmp_path / "report.json").write_text(damage, encoding="latin-1")
+    for option in ("--open", "--json"):
+        assert main(["report", str(tmp_path), option]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and f"{tmp_path / 'report.json'}: damaged" in told.err and "posttrain run" in told.err
+
+
 @pytest.mark.parametrize("height", [6, 9, 12, 100])
 def test_what_runs_is_seen_however_low_the_terminal_is(height):
     curve = Curve("loss", ((1, 2.0), (2, 1.0)))
@@ -196,6 +279,33 @@ def test_what_runs_is_seen_however_low_the_terminal_is(height):
     assert len(lines) <= max(height - 1, 3) and lines[-1].startswith("now") and "loss █▁ 1" in lines[-1]
     assert ("before" in lines[1]) == (height < 13)
     assert height < 13 or len(lines) == 12
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_stage_state_time_and_step_are_whole_however_long_the_figures_are(width):
+    lost = tuple(Curve(name, ((1, 2.0), (1000, 1.0))) for name in FIRST[:5])
+    stages = [Watched("preference_prompts", state, 3661.0, 1000, lost) for state in ("done", "running")]
+    console = rich.console.Console(width=width, record=True, file=io.StringIO())
+    console.print(table(stages))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[0] == ["stage", "state", "time", "step", "figures"]
+    for line, state in ((lines[1], "done"), (lines[2], "running")):
+        assert line[:5] == ["preference_prompts", state, "1:01:01", "1000", "loss"]
+
+
+def test_watch_ends_with_ctrl_c_in_silence_and_refuses_no_pause(tmp_path, monkeypatch, capsys):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    run = made_up_run(tmp_path)
+    for pause in ("-1", "0", "nan", "inf"):
+        assert main(["watch", str(run), f"--every={pause}"]) == 2
+        assert "between 0.1 and 3600 seconds" in capsys.readouterr().err
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    assert main(["watch", str(run)]) == 0
+    told = capsys.readouterr()
+    assert "development" in told.out and told.err == ""
 
 
 def test_several_answers_to_one_question_are_all_kept(tmp_path):
