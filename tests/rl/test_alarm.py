@@ -130,5 +130,5 @@ def test_a_recorded_hack_is_told_at_every_look_after_the_first():
 
 
 def test_it_stays_silent_on_the_recorded_quickstart():
-    """PPO on seed 1 with 200 preference prompts held out (docs/rlvr.md); at step 4 fewer are right, within the noise."""
+    """PPO, seed 1, 200 preference prompts held out (docs/rlvr.md); fewer are right at step 4, within the noise."""
     assert replayed("quickstart") == [None] * 7
