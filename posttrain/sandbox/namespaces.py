@@ -182,6 +182,11 @@ def _in_new_user_namespace(flags: int) -> None:
         raise OSError(1, "writing the user map was refused")
 
 
+def seen_at(folder: str) -> str:
+    """Where ``folder`` lies inside: its own place, but under /tmp, which is the program's own (`mount_scratch`)."""
+    return f"/outside{folder}" if os.path.abspath(folder).startswith("/tmp/") else folder
+
+
 def _enter_root(folders: Sequence[str]) -> None:
     new = next(path for path in ("/tmp", "/mnt", "/var", "/home") if os.path.isdir(path))
     wanted = [path for path in (*_LIBRARIES, *(f"/dev/{name}" for name in _DEVICES)) if os.path.exists(path)]
@@ -193,7 +198,7 @@ def _enter_root(folders: Sequence[str]) -> None:
     _mount("tmpfs", new, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
     # Outer folders first, else they would cover what lies within them.
     for path, descriptor, is_folder in sorted(places):
-        inside = new + path
+        inside = new + seen_at(path)
         os.makedirs(inside if is_folder else os.path.dirname(inside), exist_ok=True)
         if not os.path.exists(inside):
             os.close(os.open(inside, os.O_CREAT | os.O_WRONLY))

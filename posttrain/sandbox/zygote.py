@@ -57,7 +57,7 @@ def main(descriptor: int, isolated: bool, folders: list[str], packages: list[str
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))  # a verifier's worker watches itself by its own
     sys.argv = ["program.py"]
-    sys.path.extend(packages)
+    sys.path.extend(map(namespaces.seen_at, packages) if isolated else packages)
     root = os.geteuid() == 0
     if isolated:
         try:
